@@ -1,0 +1,71 @@
+"""Diagnose, edit and prove fixes to vision-language models.
+
+Names are loaded when they are first used, so that ``import vlmend`` costs nothing: torch and transformers
+come with the first model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlmend.data.formats import read
+    from vlmend.data.records import EditCase, Example, Probe
+    from vlmend.editors.base import Editor, editor
+    from vlmend.editors.ft import FT
+    from vlmend.edits.edit import Edit
+    from vlmend.edits.ops import WeightOp
+    from vlmend.errors import VlmendError
+    from vlmend.evaluation.editing import Proof, evaluate
+    from vlmend.models.vlm import VLM, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FT",
+    "VLM",
+    "Edit",
+    "EditCase",
+    "Editor",
+    "Example",
+    "Probe",
+    "Proof",
+    "VlmendError",
+    "WeightOp",
+    "__version__",
+    "editor",
+    "evaluate",
+    "load",
+    "read",
+]
+
+_HOME = {
+    "FT": "vlmend.editors.ft",
+    "VLM": "vlmend.models.vlm",
+    "Edit": "vlmend.edits.edit",
+    "EditCase": "vlmend.data.records",
+    "Editor": "vlmend.editors.base",
+    "Example": "vlmend.data.records",
+    "Probe": "vlmend.data.records",
+    "Proof": "vlmend.evaluation.editing",
+    "VlmendError": "vlmend.errors",
+    "WeightOp": "vlmend.edits.ops",
+    "editor": "vlmend.editors.base",
+    "evaluate": "vlmend.evaluation.editing",
+    "load": "vlmend.models.vlm",
+    "read": "vlmend.data.formats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'vlmend' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Records of examples and edit cases, and the file formats they are read from."""

@@ -1,0 +1,1 @@
+"""File formats of edit cases: one small file per published format, into records and back."""

@@ -1,0 +1,1 @@
+"""Methods that make edits, one file each, under one registry."""

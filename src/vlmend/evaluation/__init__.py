@@ -1,0 +1,1 @@
+"""Measured before and after: what an edit changed, and what it should have left alone."""
