@@ -1,0 +1,139 @@
+"""The figures of a report: few, quiet, readable in grey, safe for colour-blind eyes."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from vlmend.report.content import MEASURES, EditorScores, Interval, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+__all__ = ["DARK", "LIGHT", "Theme", "metrics_figure", "save", "style", "svg"]
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "D", "s", "^", "v", "P")
+SHOWN = ("forced_exact", "free_exact")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours that change between a light and a dark page."""
+
+    text: str
+    faint: str
+    grid: str
+    ground: str
+
+
+LIGHT = Theme(text="#1f2328", faint="#6b7280", grid="#e3e5e8", ground="#ffffff")
+DARK = Theme(text="#e6e8eb", faint="#9aa2ad", grid="#333941", ground="#171a1f")
+
+
+def style(theme: Theme) -> dict[Any, Any]:
+    """Matplotlib settings of every figure."""
+    return {
+        "font.family": "sans-serif",
+        "font.size": 11,
+        "axes.titlesize": 12,
+        "axes.titleweight": "bold",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.spines.bottom": False,
+        "axes.edgecolor": theme.faint,
+        "axes.facecolor": "none",
+        "figure.facecolor": theme.ground,
+        "text.color": theme.text,
+        "axes.labelcolor": theme.text,
+        "axes.titlecolor": theme.text,
+        "xtick.color": theme.faint,
+        "ytick.color": theme.text,
+        "ytick.labelsize": 11,
+        "xtick.labelsize": 10,
+        "grid.color": theme.grid,
+        "legend.fontsize": 10.5,
+        "svg.hashsalt": "vlmend",
+        "svg.fonttype": "path",
+    }
+
+
+def metrics_figure(editors: Sequence[EditorScores], theme: Theme = LIGHT) -> Figure:
+    """Before and after per metric: teacher-forced on the left, free generation on the right."""
+    kinds = [row.kind for row in editors[0].metrics] if editors else []
+    with rc_context(style(theme)):
+        figure = Figure(figsize=(9.2, 1.15 + 0.52 * max(len(kinds), 1)), layout="constrained")
+        panels = figure.subplots(1, len(SHOWN), sharey=True, squeeze=False)[0]
+        for axes, measure in zip(panels, SHOWN, strict=True):
+            _panel(axes, editors, kinds, measure, theme)
+        handles, labels = panels[0].get_legend_handles_labels()
+        if handles:
+            columns = min(len(labels), 6)
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    return figure
+
+
+def svg(figure: Figure, theme: Theme = LIGHT) -> bytes:
+    """The figure as SVG on a transparent ground, its text as paths: the same on every machine."""
+    buffer = io.BytesIO()
+    with rc_context(style(theme)):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path, theme: Theme = LIGHT) -> Path:
+    """Write the figure; the ending of `path` chooses the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context(style(theme)):
+        figure.savefig(path, dpi=200)
+    return path
+
+
+def _panel(axes: Axes, editors: Sequence[EditorScores], kinds: Sequence[str], measure: str, theme: Theme) -> None:
+    axes.set_title(MEASURES[measure], loc="left", pad=8)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"])
+    axes.set_yticks(range(len(kinds)), [kind_of(kind).name for kind in kinds])
+    axes.grid(axis="x", zorder=0)
+    axes.tick_params(length=0)
+    for number, scores in enumerate(editors):
+        offset = (number - (len(editors) - 1) / 2) * 0.2
+        _series(axes, scores, number, measure, offset, theme)
+
+
+def _series(axes: Axes, scores: EditorScores, number: int, measure: str, offset: float, theme: Theme) -> None:
+    colour = OKABE_ITO[number % len(OKABE_ITO)]
+    marker = MARKERS[number % len(MARKERS)]
+    label: str | None = scores.editor
+    before_label: str | None = "before" if number == 0 else None
+    for place, row in enumerate(scores.metrics):
+        if measure not in row.measures:
+            continue
+        y = place + offset
+        pair = row.measures[measure]
+        if pair.before is not None:
+            axes.plot(
+                [pair.before.mean, pair.after.mean], [y, y], color=colour, lw=1.4, alpha=0.45,
+                zorder=2,
+            )  # fmt: skip
+            axes.plot(
+                pair.before.mean, y, "o", ms=6, mfc=theme.ground, mec=theme.faint, mew=1.4,
+                zorder=3, ls="none", label=before_label,
+            )  # fmt: skip
+            before_label = None
+        _interval(axes, pair.after, y, colour)
+        axes.plot(pair.after.mean, y, marker, ms=7.5, color=colour, zorder=5, ls="none", label=label)
+        label = None
+
+
+def _interval(axes: Axes, value: Interval, y: float, colour: str) -> None:
+    axes.plot([value.low, value.high], [y, y], color=colour, lw=3.2, alpha=0.35, zorder=4)
