@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from vlmend.edits.ops import WeightOp
     from vlmend.errors import VlmendError
     from vlmend.evaluation.editing import Proof, evaluate
-    from vlmend.models.vlm import VLM, load
+    from vlmend.models.loading import load
+    from vlmend.models.vlm import VLM
 
 __version__ = "0.1.0"
 
@@ -53,7 +54,7 @@ _HOME = {
     "WeightOp": "vlmend.edits.ops",
     "editor": "vlmend.editors.base",
     "evaluate": "vlmend.evaluation.editing",
-    "load": "vlmend.models.vlm",
+    "load": "vlmend.models.loading",
     "read": "vlmend.data.formats",
 }
 

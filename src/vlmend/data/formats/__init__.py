@@ -1,1 +1,50 @@
 """File formats of edit cases: one small file per published format, into records and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vlmend.data.formats import mmedit
+from vlmend.data.records import EditCase
+from vlmend.errors import DataError
+
+__all__ = ["mmedit", "read"]
+
+_FORMATS = (mmedit,)
+
+
+def read(
+    path: Path | str, images: Path | str | None = None, *, skip_missing: bool = False, check_images: bool = True
+) -> list[EditCase]:
+    """Read edit cases from a file, whichever of the known formats it is in.
+
+    Args:
+        path: the file.
+        images: the folder that image paths are relative to; the file's own by default.
+        skip_missing: leave out cases that need a picture which is not there, instead of raising.
+        check_images: whether to look for the pictures at all.
+
+    Raises:
+        DataError: the file cannot be read or its format is not known.
+        MissingImageError: pictures are missing.
+    """
+    path = Path(path)
+    first = _first_record(path)
+    for form in _FORMATS:
+        if form.matches(first):
+            return form.read(path, images, skip_missing=skip_missing, check_images=check_images)
+    raise DataError(f"its fields ({', '.join(map(str, first))}) are of no known format", path=path, record=0)
+
+
+def _first_record(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", path=path) from error
+    except ValueError as error:
+        raise DataError(f"is not JSON: {error}", path=path) from error
+    if not isinstance(content, list) or not content or not isinstance(content[0], dict):
+        raise DataError("a list of at least one record was expected", path=path)
+    return content[0]

@@ -1,0 +1,70 @@
+"""What is asked, what should be answered, and what an edit must change or leave alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+__all__ = [
+    "IMAGE_GENERALITY",
+    "IMAGE_LOCALITY",
+    "TEXT_GENERALITY",
+    "TEXT_LOCALITY",
+    "EditCase",
+    "Example",
+    "Probe",
+]
+
+TEXT_GENERALITY = "text_generality"
+IMAGE_GENERALITY = "image_generality"
+TEXT_LOCALITY = "text_locality"
+IMAGE_LOCALITY = "image_locality"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question, with or without a picture, and its answer where one is known.
+
+    ``aliases`` are other answers that count as right.
+    """
+
+    question: str
+    image: Path | Image.Image | None = None
+    answer: str | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The answer and its aliases; empty where no answer is known."""
+        return () if self.answer is None else (self.answer, *self.aliases)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """An example asked to see what an edit did.
+
+    ``kind`` says what is expected: at ``*_generality`` the edit's target, at ``*_locality`` what the model said before.
+    """
+
+    kind: str
+    example: Example
+
+
+@dataclass(frozen=True, slots=True)
+class EditCase:
+    """One wrong answer to be mended, with the probes that measure its side effects.
+
+    ``request.answer`` is the target; ``rejected`` is what the model said; ``source`` is where the case comes from.
+    """
+
+    id: str
+    request: Example
+    rejected: str | None = None
+    probes: tuple[Probe, ...] = ()
+    source: str | None = None
+
+    def probes_of(self, kind: str) -> tuple[Probe, ...]:
+        """The probes of one kind, in their order."""
+        return tuple(probe for probe in self.probes if probe.kind == kind)

@@ -1,0 +1,156 @@
+"""How a batch gets into a model: pictures are encoded once, and their features given to the decoder.
+
+Most families take the features themselves (``mm_encoder_outputs``), in the forward pass and in generation. BLIP's
+generation knows pixels only, and one picture a row: there the features are put among the token embeddings and its
+language model is run directly.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin
+
+from vlmend.errors import PartsError
+from vlmend.models.parts import Parts
+from vlmend.models.prepared import Batch, Prepared
+
+__all__ = ["Feeder", "feeder_of"]
+
+_PIXELS = ("pixel_values", "pixel_attention_mask")
+_AT_ONCE = 16
+
+
+class Feeder:
+    """Runs batches through a model that takes encoded pictures."""
+
+    def __init__(self, model: Any, parts: Parts) -> None:
+        self._model = model
+        self._parts = parts
+        self._encoder_takes = _argument_names(model.base_model.get_image_features)
+        self._forward_takes = _argument_names(model.forward)
+        decoder = {id(parameter) for parameter in parts.decoder.parameters()}
+        self._outside = [parameter for parameter in model.parameters() if id(parameter) not in decoder]
+
+    def logits(self, batch: Batch, prepared: Prepared, keep: int) -> Tensor:
+        """Teacher-forced logits of the last ``keep`` positions: [batch, keep, vocabulary]."""
+        out = self._model(**self._inputs(batch, prepared), logits_to_keep=keep, use_cache=False)
+        return out.logits[:, -keep:]
+
+    def generate(self, batch: Batch, prepared: Prepared, settings: GenerationConfig) -> Tensor:
+        """New tokens of every row: [batch, new]."""
+        inputs = self._inputs(batch, prepared)
+        return self._model.generate(**inputs, generation_config=settings)[:, batch.ids_BT.shape[1] :]
+
+    def _inputs(self, batch: Batch, prepared: Prepared) -> dict[str, Any]:
+        device = self._model.device
+        extras = {name: value for name, value in batch.extras.items() if name in self._forward_takes}
+        inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT, **extras}
+        if batch.pictures:
+            sides = [prepared.pictures[key] for key in batch.pictures]
+            for name in sides[0]:
+                if name in self._forward_takes and name not in _PIXELS:
+                    inputs[name] = torch.cat([side[name] for side in sides])
+        inputs = {name: value.to(device) for name, value in inputs.items()}
+        if batch.pictures:
+            inputs["mm_encoder_outputs"] = {"image": self._rebuilt(self.features(batch.pictures, prepared))}
+        return inputs
+
+    def features(self, keys: Sequence[str], prepared: Prepared) -> list[Any]:
+        """The encoder's outputs of pictures, each encoded once for as long as the weights outside the decoder stay.
+
+        While those weights are being trained, pictures are encoded anew so that gradients reach them.
+        """
+        distinct = list(dict.fromkeys(keys))
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._outside):
+            fresh = self._encode(distinct, prepared)
+            return [fresh[key] for key in keys]
+        cache = prepared.features
+        # Every change in place, by whomever, raises a tensor's version: equal sums mean untouched weights.
+        state = sum(parameter._version for parameter in self._outside)
+        if cache.state != state:
+            cache.encoded.clear()
+            cache.state = state
+        with torch.no_grad():
+            cache.encoded.update(self._encode([key for key in distinct if key not in cache.encoded], prepared))
+        return [cache.encoded[key] for key in keys]
+
+    def _encode(self, keys: Sequence[str], prepared: Prepared) -> dict[str, Any]:
+        """Encode pictures, those of equal shape together."""
+        groups: dict[Any, list[str]] = {}
+        for key in keys:
+            shapes = tuple((name, value.shape) for name, value in prepared.pictures[key].items())
+            groups.setdefault(shapes, []).append(key)
+        encoded: dict[str, Any] = {}
+        for group in groups.values():
+            for start in range(0, len(group), _AT_ONCE):
+                some = group[start : start + _AT_ONCE]
+                encoded.update(zip(some, self._encode_alike(some, prepared), strict=True))
+        return encoded
+
+    def _encode_alike(self, keys: Sequence[str], prepared: Prepared) -> list[Any]:
+        sides = [prepared.pictures[key] for key in keys]
+        names = [name for name in sides[0] if name in self._encoder_takes]
+        inputs = {name: torch.cat([side[name] for side in sides]).to(self._model.device) for name in names}
+        inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        out = self._model.get_image_features(**inputs, return_dict=True)
+        pooled = out.pooler_output
+        if len(pooled) != len(keys):  # not one entry a picture: take them one by one
+            return [self._encode_alike([key], prepared)[0] for key in keys] if len(keys) > 1 else [(type(out), pooled)]
+        whole = isinstance(pooled, Tensor)
+        return [(type(out), pooled[i : i + 1] if whole else [pooled[i]]) for i in range(len(keys))]
+
+    @staticmethod
+    def _rebuilt(features: Sequence[Any]) -> Any:
+        """The encoder's output for several pictures, out of those for each."""
+        kind, first = features[0]
+        if isinstance(first, Tensor):
+            return kind(pooler_output=torch.cat([pooled for _, pooled in features]))
+        return kind(pooler_output=[piece for _, pooled in features for piece in pooled])
+
+
+class EmbeddingFeeder(Feeder):
+    """Runs batches through the language model inside, with features put among the token embeddings."""
+
+    def logits(self, batch: Batch, prepared: Prepared, keep: int) -> Tensor:
+        inputs = self._embedded(batch, prepared)
+        return self._model.language_model(**inputs, logits_to_keep=keep, use_cache=False).logits[:, -keep:]
+
+    def generate(self, batch: Batch, prepared: Prepared, settings: GenerationConfig) -> Tensor:
+        return self._model.language_model.generate(**self._embedded(batch, prepared), generation_config=settings)
+
+    def _embedded(self, batch: Batch, prepared: Prepared) -> dict[str, Tensor]:
+        ids = batch.ids_BT.to(self._model.device)
+        embeds_BTD = self._parts.embed(ids)
+        if batch.pictures:
+            features = [pooled for _, pooled in self.features(batch.pictures, prepared)]
+            rows = torch.cat([torch.as_tensor(one).flatten(0, -2) for one in features])
+            visual_BT1 = (ids == self._parts.image_token)[..., None]
+            embeds_BTD = embeds_BTD.masked_scatter(visual_BT1, rows.to(embeds_BTD.dtype))
+        return {"inputs_embeds": embeds_BTD, "attention_mask": batch.mask_BT.to(self._model.device)}
+
+
+def feeder_of(model: Any, parts: Parts) -> Feeder:
+    """The way of feeding that a model allows.
+
+    Raises:
+        PartsError: it takes pictures in no way that is known here.
+    """
+    if not hasattr(model, "get_image_features"):
+        raise PartsError(f"{type(model).__name__} does not give its image features")
+    inner = getattr(model, "language_model", None)
+    if isinstance(inner, GenerationMixin) and isinstance(inner, nn.Module):
+        if inner.config.is_encoder_decoder:
+            raise PartsError(f"{type(model).__name__} answers with an encoder-decoder, which is not supported")
+        return EmbeddingFeeder(model, parts)
+    if "mm_encoder_outputs" not in _argument_names(model.forward):
+        raise PartsError(f"{type(model).__name__} does not take encoded pictures (mm_encoder_outputs)")
+    return Feeder(model, parts)
+
+
+def _argument_names(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters)

@@ -1,0 +1,118 @@
+"""`load`: a model by the name of a bundled one, a folder, or a hub id."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.utils import logging as transformers_logging
+
+from vlmend.errors import ModelError, ModelNotFoundError
+from vlmend.models.bundled import BUNDLED, bundled_folder
+from vlmend.models.parts import find_parts
+from vlmend.models.processors import load_processor
+from vlmend.models.prompts import Prompter
+from vlmend.models.verify import verify
+from vlmend.models.vlm import VLM
+
+__all__ = ["load"]
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+) -> VLM:
+    """Load a vision-language model with its processor, find its parts and verify them.
+
+    Args:
+        name: a bundled model ("demo"), a folder, or a hub id.
+        device: where to put it.
+        dtype: of its weights in memory.
+        trust_remote_code: run code that comes with a checkpoint.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        ModelError: it is no image-text-to-text model, or its files are incomplete or damaged.
+        PartsError: its parts could not be found or verified.
+    """
+    name = str(name)
+    source = _source(name)
+    config = _config(name, source, trust_remote_code)
+    with _no_progress_bars():
+        try:
+            model, info = AutoModelForImageTextToText.from_pretrained(
+                source, config=config, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
+            processor = load_processor(source, config, trust_remote_code=trust_remote_code)
+        except Exception as error:
+            raise ModelError(f"'{name}' cannot be loaded: {_one_line(error)}") from error
+    if info["missing_keys"]:
+        raise ModelError(f"'{name}' lacks weights: {', '.join(sorted(info['missing_keys'])[:5])}")
+    model.requires_grad_(False).eval().to(device)
+    parts = find_parts(model)
+    vlm = VLM(name, model, processor, parts, _prompter(processor, parts.image_token))
+    verify(vlm)
+    return vlm
+
+
+def _source(name: str) -> str:
+    """The folder or hub id behind a name."""
+    if name in BUNDLED:
+        folder = bundled_folder(name)
+        if folder is None:
+            raise ModelNotFoundError(f"the bundled model '{name}' is not installed with this copy of vlmend")
+        return str(folder)
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise ModelNotFoundError(f"the folder {name} holds no model: it has no config.json")
+        return name
+    if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        known = ", ".join(BUNDLED)
+        raise ModelNotFoundError(f"no model '{name}': it is no bundled model ({known}), no folder and no hub id")
+    return name
+
+
+def _config(name: str, source: str, trust_remote_code: bool) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        kind = ModelError if Path(source).is_dir() else ModelNotFoundError
+        raise kind(f"'{name}' cannot be loaded: {_one_line(error)}") from error
+    if type(config) not in AutoModelForImageTextToText._model_mapping and not trust_remote_code:  # pyright: ignore
+        raise ModelError(f"'{name}' is a {config.model_type} model, which does not answer questions about pictures")
+    return config
+
+
+def _prompter(processor: Any, image_token: int) -> Prompter:
+    """A prompter that knows what stands for a picture, and whether the processor puts it into the text by itself."""
+    token = getattr(processor, "image_token", None)
+    token = processor.tokenizer.convert_ids_to_tokens(image_token) if token is None else str(token)
+    try:
+        fields = processor(images=[Image.new("RGB", (64, 64))], text=["a"], return_tensors="pt")
+        inserts = bool((fields["input_ids"] == image_token).any())
+    except (ValueError, TypeError, IndexError, KeyError):  # too few places for the picture
+        inserts = False
+    return Prompter(processor, token, inserts)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def _no_progress_bars() -> Generator[None, None, None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,188 @@
+"""Where the parts of a vision-language model are, found by probing what transformers gives, not by its family.
+
+The parts are verified when a model is loaded (`verify.py`). Everything else in the package asks here: no other file
+knows a module path, and layers and modules are named by role ("late", "mlp.down") and resolved against the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vlmend.errors import PartsError
+
+__all__ = ["ROLES", "LayerSpec", "Parts", "find_parts"]
+
+LayerSpec = str | int | float | Sequence[int | float]
+"""Layers by name (the thirds "early", "middle", "late"; "last"; "all"), index (-1: the last) or depth (0.0 to 1.0)."""
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "attn": ("self_attn", "attention", "attn"),
+    "attn.q": ("self_attn.q_proj", "attention.query"),
+    "attn.k": ("self_attn.k_proj", "attention.key"),
+    "attn.v": ("self_attn.v_proj", "attention.value"),
+    "attn.out": ("self_attn.o_proj", "self_attn.out_proj", "attention.dense"),
+    "mlp": ("mlp", "feed_forward"),
+    "mlp.gate": ("mlp.gate_proj",),
+    "mlp.up": ("mlp.up_proj", "mlp.gate_up_proj", "fc1", "mlp.fc1"),
+    "mlp.down": ("mlp.down_proj", "fc2", "mlp.fc2"),
+}
+"""Roles of modules inside a decoder layer, with the names they go by."""
+
+_CONNECTORS = ("multi_modal_projector", "connector", "language_projection", "projector", "mm_projector", "merger")
+_NORMS = ("norm", "final_layer_norm", "ln_f")
+_THIRDS = {"early": 0, "middle": 1, "late": 2}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one model.
+
+    Attributes:
+        vision: the vision encoder.
+        connector: what maps its output into the decoder's width.
+        decoder: the text stack that owns ``layers`` and ``norm``.
+        layers: the decoder layers, in their order.
+        norm: the norm after the last layer.
+        embed: the token embedding.
+        head: the projection to the vocabulary.
+        image_token: id of the token that stands for one visual token.
+        paths: part name -> path of its module in the model.
+    """
+
+    vision: nn.Module
+    connector: nn.Module
+    decoder: nn.Module
+    layers: tuple[nn.Module, ...]
+    norm: nn.Module
+    embed: nn.Module
+    head: nn.Module
+    image_token: int
+    paths: dict[str, str]
+
+    def layer_indices(self, spec: LayerSpec) -> tuple[int, ...]:
+        """Resolve layers against this model, sorted and each once.
+
+        Raises:
+            PartsError: an unknown name, or an index or depth outside of the model.
+        """
+        count = len(self.layers)
+        if isinstance(spec, str):
+            if spec == "all":
+                return tuple(range(count))
+            if spec == "last":
+                return (count - 1,)
+            if spec in _THIRDS:
+                third = _THIRDS[spec]
+                bounds = [round(count * part / 3) for part in (third, third + 1)]
+                return tuple(range(*bounds)) or (min(bounds[0], count - 1),)
+            raise PartsError(f"no layers named '{spec}'; there are: all, early, middle, late, last, or indices")
+        items = [spec] if isinstance(spec, int | float) else list(spec)
+        return tuple(sorted({self._index(item) for item in items}))
+
+    def _index(self, item: int | float) -> int:
+        count = len(self.layers)
+        if isinstance(item, float):
+            if not 0.0 <= item <= 1.0:
+                raise PartsError(f"a depth is between 0.0 and 1.0, not {item}")
+            return min(int(item * count), count - 1)
+        if not -count <= item < count:
+            raise PartsError(f"there is no layer {item}: the decoder has {count} layers")
+        return item % count
+
+    def modules(self, layers: LayerSpec, roles: Sequence[str]) -> dict[str, nn.Module]:
+        """Path -> module for every role; "vision", "connector", "head" and "norm" stand outside of the layers.
+
+        Raises:
+            PartsError: a role that this model's layers do not have.
+        """
+        outside = {name: getattr(self, name) for name in ("vision", "connector", "head", "norm")}
+        found: dict[str, nn.Module] = {}
+        for role in roles:
+            if role in outside:
+                found[self.paths[role]] = outside[role]
+                continue
+            if role not in ROLES:
+                raise PartsError(f"no module role '{role}'; there are: {', '.join((*ROLES, *outside))}")
+            for index in self.layer_indices(layers):
+                name, module = self._in_layer(index, role)
+                found[f"{self.paths['layers']}.{index}.{name}"] = module
+        return found
+
+    def _in_layer(self, index: int, role: str) -> tuple[str, nn.Module]:
+        for name in ROLES[role]:
+            module = _descend(self.layers[index], name)
+            if module is not None:
+                return name, module
+        kind = type(self.layers[index]).__name__
+        raise PartsError(f"layer {index} ({kind}) has no module of role '{role}' (looked for {', '.join(ROLES[role])})")
+
+
+def find_parts(model: Any) -> Parts:
+    """Find the parts of a transformers image-text-to-text model.
+
+    Raises:
+        PartsError: a part cannot be found; says which.
+    """
+    decoder = _decoder(model)
+    vision = _vision(model)
+    found = {
+        "vision": vision,
+        "connector": _connector(model, vision),
+        "decoder": decoder,
+        "layers": getattr(decoder, "layers", None),
+        "norm": _first(decoder, _NORMS),
+        "embed": model.get_input_embeddings(),
+        "head": model.get_output_embeddings(),
+    }
+    absent = [name for name, module in found.items() if not isinstance(module, nn.Module)]
+    image_token = getattr(model.config, "image_token_id", None)
+    if not isinstance(image_token, int):
+        absent.append("image token")
+    if absent:
+        raise PartsError(f"{type(model).__name__}: could not find its {', '.join(absent)}")
+    if any(hasattr(layer, "cross_attn") for layer in decoder.layers):
+        raise PartsError(
+            f"{type(model).__name__} reads pictures by cross-attention: it has no visual tokens to work on"
+        )
+    names = {id(module): name for name, module in model.named_modules(remove_duplicate=False)}
+    paths = {part: names[id(module)] for part, module in found.items()}
+    layers = tuple(found.pop("layers"))
+    return Parts(**found, layers=layers, image_token=image_token, paths=paths)
+
+
+def _decoder(model: Any) -> Any:
+    """The stack that owns the layers: ``get_decoder`` may stop at a causal model around it, so go to the fixpoint."""
+    if not hasattr(model, "get_decoder"):
+        raise PartsError(f"{type(model).__name__} has no text decoder")
+    decoder = model.get_decoder()
+    while hasattr(decoder, "get_decoder") and (inner := decoder.get_decoder()) is not decoder:
+        decoder = inner
+    return decoder
+
+
+def _vision(model: Any) -> Any:
+    if not hasattr(model, "get_encoder"):
+        return None
+    vision = model.get_encoder(modality="image")
+    return None if vision is model else vision
+
+
+def _connector(model: Any, vision: Any) -> Any:
+    return _first(model, _CONNECTORS) or _first(model.base_model, _CONNECTORS) or _first(vision, _CONNECTORS)
+
+
+def _first(owner: Any, names: Sequence[str]) -> Any:
+    return next((module for name in names if isinstance(module := getattr(owner, name, None), nn.Module)), None)
+
+
+def _descend(module: nn.Module, path: str) -> nn.Module | None:
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+        if not isinstance(found, nn.Module):
+            return None
+    return found

@@ -1,0 +1,37 @@
+"""Pictures as content: opened, decoded, and known by a hash of their pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from PIL import Image
+
+from vlmend.errors import PromptError
+
+__all__ = ["content_hash", "open_picture"]
+
+_DIGITS = 16
+
+
+def open_picture(image: Path | Image.Image) -> Image.Image:
+    """Decode a picture to RGB.
+
+    Raises:
+        PromptError: the file is missing, truncated or no picture.
+    """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    try:
+        with Image.open(image) as opened:
+            return opened.convert("RGB")
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise PromptError(f"cannot read the picture {image}: {reason}") from error
+
+
+def content_hash(picture: Image.Image) -> str:
+    """Equal for pictures of equal size and pixels, whatever file they come from."""
+    digest = hashlib.blake2b(f"{picture.mode} {picture.size}".encode(), digest_size=_DIGITS)
+    digest.update(picture.tobytes())
+    return digest.hexdigest()

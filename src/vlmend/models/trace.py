@@ -1,0 +1,57 @@
+"""The only place that registers hooks on a model. Whatever happens inside a block, exactly the hooks that were there
+before it remain after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["Call", "capture", "first_tensor"]
+
+
+class Call:
+    """One call of a watched module.
+
+    ``input`` is its first tensor argument, ``output`` what it returned, both as they are (not copied, not detached).
+    """
+
+    __slots__ = ("input", "name", "output")
+
+    def __init__(self, name: str, input: Tensor | None, output: Any) -> None:
+        self.name = name
+        self.input = input
+        self.output = output
+
+
+def first_tensor(values: Any) -> Tensor | None:
+    """The first tensor in a module's arguments or results."""
+    if isinstance(values, Tensor):
+        return values
+    if isinstance(values, Mapping):
+        values = values.values()
+    return next((value for value in values if isinstance(value, Tensor)), None)
+
+
+@contextmanager
+def capture(modules: Mapping[str, nn.Module]) -> Generator[list[Call], None, None]:
+    """Record every call of the named modules, in the order in which they return."""
+    calls: list[Call] = []
+
+    def recorder(name: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            source = first_tensor(args)
+            calls.append(Call(name, first_tensor(kwargs) if source is None else source, output))
+
+        return record
+
+    handles: list[Any] = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(recorder(name), with_kwargs=True, prepend=True))
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,222 @@
+"""One loaded vision-language model: prepare examples, run them, generate, and put edits in force.
+
+Everything that runs goes through here, so that batches, pictures and edits are handled in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import GenerationConfig
+
+from vlmend.errors import EditError, FingerprintError
+from vlmend.models.feed import feeder_of
+from vlmend.models.intervene import Active, Weights, WeightsOperation
+from vlmend.models.parts import Parts
+from vlmend.models.prepared import Asked, Prepared, Preparer
+from vlmend.models.prompts import Prompter
+from vlmend.models.weights import fingerprint
+
+__all__ = ["VLM", "Applicable", "RowOutput", "RunOutput"]
+
+
+class Applicable(Protocol):
+    """A correction: the fingerprint of the model it is for, and its operations."""
+
+    @property
+    def base(self) -> str: ...
+    @property
+    def ops(self) -> Sequence[Any]: ...
+
+
+Edits = Applicable | Sequence[Applicable | None] | None
+"""No edit, one for all rows, or one (or none) for each row."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowOutput:
+    """Teacher-forced output of one row.
+
+    Attributes:
+        logits_NV: logits at the positions that predict the target's tokens; in float32.
+        target_N: the target's tokens: the answer's, then what closes the turn.
+        answer_length: how many of them are the answer's.
+    """
+
+    logits_NV: Tensor
+    target_N: Tensor
+    answer_length: int
+
+
+@dataclass(frozen=True, eq=False)
+class RunOutput:
+    """Teacher-forced outputs, one for each row, in their order."""
+
+    rows: tuple[RowOutput, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A question asked once."""
+
+    question: str
+    image: Path | Image.Image | None = None
+    answer: str | None = None
+
+
+class VLM:
+    """A loaded model with its processor; see `vlmend.load`.
+
+    Attributes:
+        name: what it was loaded as.
+        model, processor, tokenizer: the transformers objects.
+        parts: where its parts are.
+        weights: its tensors by on-disk name, and the edits in force.
+        batch_rows: how many rows are run at once.
+    """
+
+    def __init__(self, name: str, model: Any, processor: Any, parts: Parts, prompter: Prompter) -> None:
+        self.name = name
+        self.model = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.parts = parts
+        self.weights = Weights(model)
+        self.batch_rows = 32
+        self._ends = _end_tokens(model, self.tokenizer)
+        self._preparer = Preparer(processor, prompter, parts.image_token, self._ends)
+        self._feeder = feeder_of(model, parts)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights without edits, over tensors named as on disk."""
+        return fingerprint(self.weights.base())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def prepare(self, examples: Sequence[Asked]) -> Prepared:
+        """Tokenise examples; pictures of equal content are encoded once for all that is done with the result.
+
+        Raises:
+            PromptError: an example cannot be turned into this model's input.
+        """
+        return self._preparer.prepare(examples)
+
+    def run(self, prepared: Prepared, edits: Edits = None, *, grad: bool = False) -> RunOutput:
+        """Teacher-forced logits at the answers' positions, padded batches inside.
+
+        Args:
+            prepared: rows with answers; a row without one gives an output of length 0.
+            edits: in force for all rows, or one for each row, on top of those already in force.
+            grad: keep the graph, so that gradients reach whatever requires them.
+        """
+        outputs: dict[int, RowOutput] = {}
+        for edit, indices in _grouped(edits, len(prepared)):
+            with self.using(edit), torch.set_grad_enabled(grad):
+                for some in self._chunks(indices, prepared):
+                    outputs.update(zip(some, self._run_batch(prepared.take(some)), strict=True))
+        return RunOutput(tuple(outputs[index] for index in range(len(prepared))))
+
+    def _run_batch(self, prepared: Prepared) -> list[RowOutput]:
+        batch = self._preparer.batch(prepared.rows, with_targets=True)
+        keep = max(len(row.target_N) for row in prepared.rows) + 1
+        logits_BKV = self._feeder.logits(batch, prepared, keep).float()
+        outputs: list[RowOutput] = []
+        for row, logits_KV in zip(prepared.rows, logits_BKV, strict=True):
+            count = len(row.target_N)
+            logits_NV = logits_KV[keep - 1 - count : keep - 1]
+            outputs.append(RowOutput(logits_NV, row.target_N.to(logits_NV.device), row.answer_length))
+        return outputs
+
+    def generate(self, prepared: Prepared, edits: Edits = None, *, max_new_tokens: int = 32) -> list[str]:
+        """Greedy answers to the prompts (given answers are ignored), with a cache; each ends at an end token."""
+        settings = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(self._ends),
+            pad_token_id=self.tokenizer.pad_token_id,
+            suppress_tokens=[self.parts.image_token],  # a picture cannot be said
+        )
+        texts: dict[int, str] = {}
+        for edit, indices in _grouped(edits, len(prepared)):
+            with self.using(edit), torch.no_grad():
+                for some in self._chunks(indices, prepared):
+                    rows = prepared.take(some)
+                    batch = self._preparer.batch(rows.rows, with_targets=False)
+                    new_BN = self._feeder.generate(batch, rows, settings)
+                    texts.update(zip(some, map(self._text, new_BN.tolist()), strict=True))
+        return [texts[index] for index in range(len(prepared))]
+
+    def answer(self, image: Path | Image.Image | None, question: str, *, max_new_tokens: int = 32) -> str:
+        """The model's greedy answer to one question, with the edits in force."""
+        return self.generate(self.prepare([Question(question, image)]), max_new_tokens=max_new_tokens)[0]
+
+    def apply(self, edit: Applicable) -> Active:
+        """Put an edit in force until the handle's ``undo``, in any order with others.
+
+        Raises:
+            FingerprintError: it was made for other weights.
+            EditError: it cannot be applied to this model; nothing is changed then.
+        """
+        if edit.base != self.fingerprint:
+            raise FingerprintError(made_for=edit.base, applied_to=self.fingerprint)
+        operations: list[WeightsOperation] = []
+        for op in edit.ops:
+            if not isinstance(op, WeightsOperation):
+                raise EditError(f"no executor for operations of kind {type(op).__name__}")
+            operations.append(op)
+        return self.weights.add(operations)
+
+    @contextmanager
+    def using(self, edit: Applicable | None) -> Generator[VLM, None, None]:
+        """The model with an edit in force; afterwards it is bit for bit what it was, also after an exception."""
+        if edit is None:
+            yield self
+            return
+        handle = self.apply(edit)
+        try:
+            yield self
+        finally:
+            handle.undo()
+
+    def _chunks(self, indices: Sequence[int], prepared: Prepared) -> Iterable[list[int]]:
+        """Row indices in groups of ``batch_rows``, rows of like length together."""
+        ordered = sorted(indices, key=lambda index: len(prepared.rows[index].ids_T))
+        return (ordered[start : start + self.batch_rows] for start in range(0, len(ordered), self.batch_rows))
+
+    def _text(self, tokens: list[int]) -> str:
+        end = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
+        return self.tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
+
+
+def _grouped(edits: Edits, rows: int) -> list[tuple[Applicable | None, list[int]]]:
+    """Row indices by the edit that is in force for them."""
+    if not isinstance(edits, Sequence):
+        return [(edits, list(range(rows)))] if rows else []
+    if len(edits) != rows:
+        raise EditError(f"{len(edits)} edits were given for {rows} rows")
+    groups: dict[int, tuple[Applicable | None, list[int]]] = {}
+    for index, edit in enumerate(edits):
+        groups.setdefault(id(edit), (edit, []))[1].append(index)
+    return list(groups.values())
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that end an answer, by the tokenizer and by the checkpoint's generation settings."""
+    settings = getattr(model, "generation_config", None)
+    ends = getattr(settings, "eos_token_id", None)
+    listed = ends if isinstance(ends, list) else [ends]
+    return tuple(dict.fromkeys(token for token in (tokenizer.eos_token_id, *listed) if token is not None))

@@ -1,0 +1,143 @@
+"""Fixtures: tiny random models, saved to disk and loaded as a user loads them, and pictures to ask them about."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from vlmend import VLM, EditCase
+
+FIXTURES = Path(__file__).parent / "fixtures"
+FAMILIES = ("llava", "llava_next", "idefics3", "qwen2_vl", "blip2")
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of committed sample files."""
+    return FIXTURES
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_folder(family, seed=0)`: a saved tiny checkpoint; built once."""
+    import tiny_models
+
+    saved: dict[tuple[str, int], Path] = {}
+
+    def folder(family: str = "llava", seed: int = 0) -> Path:
+        if (family, seed) not in saved:
+            saved[family, seed] = tiny_models.save(family, tmp_path_factory.mktemp(family), seed)
+        return saved[family, seed]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Callable[..., Path]) -> Callable[..., VLM]:
+    """`tiny(family)`: a loaded tiny model, shared by the session: tests leave it as they find it."""
+    import torch
+
+    import vlmend
+
+    torch.set_num_threads(1)
+    loaded: dict[str, VLM] = {}
+
+    def load(family: str = "llava") -> VLM:
+        if family not in loaded:
+            loaded[family] = vlmend.load(str(tiny_folder(family)))
+        return loaded[family]
+
+    return load
+
+
+@pytest.fixture(params=FAMILIES)
+def vlm(request: pytest.FixtureRequest, tiny: Callable[..., VLM]) -> Iterator[VLM]:
+    """A loaded model of every family in turn; checked to be left bit for bit as it was."""
+    model = tiny(request.param)
+    before = weights_of(model)
+    hooks = hooks_of(model)
+    yield model
+    assert_untouched(model, before)
+    assert hooks_of(model) == hooks
+
+
+@pytest.fixture
+def llava(tiny: Callable[..., VLM]) -> Iterator[VLM]:
+    """The tiny Llava; checked to be left bit for bit as it was."""
+    model = tiny("llava")
+    before = weights_of(model)
+    hooks = hooks_of(model)
+    yield model
+    assert_untouched(model, before)
+    assert hooks_of(model) == hooks
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[[int], Image.Image]:
+    """`picture(seed)`: a small noise picture."""
+
+    def draw(seed: int = 0, size: tuple[int, int] = (44, 36)) -> Image.Image:
+        noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        return Image.fromarray(noise)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def cases(picture: Callable[[int], Image.Image]) -> list[EditCase]:
+    """Three edit cases with all four kinds of probes."""
+    from vlmend import EditCase, Example, Probe
+
+    made: list[EditCase] = []
+    for index, (right, wrong) in enumerate([("red", "blue"), ("three birds", "two"), ("a cat", "a dog")]):
+        question = f"what is at place {index} ?"
+        image = picture(index)
+        made.append(
+            EditCase(
+                id=f"case-{index}",
+                request=Example(question, image, right, aliases=(f"the {right}",)),
+                rejected=wrong,
+                probes=(
+                    Probe("text_generality", Example(f"say what place {index} has", image, right)),
+                    Probe("image_generality", Example(question, picture(10 + index), right)),
+                    Probe("text_locality", Example("nq question: who wrote the song", None, "nobody")),
+                    Probe("image_locality", Example("is there a dog ?", picture(20 + index), "no")),
+                ),
+                source="tests",
+            )
+        )
+    return made
+
+
+def weights_of(model: VLM) -> dict[str, Any]:
+    """A copy of every parameter and buffer."""
+    return {name: tensor.detach().clone() for name, tensor in model.model.state_dict().items()}
+
+
+def assert_untouched(model: VLM, before: dict[str, Any]) -> None:
+    """Every tensor is bit for bit as it was."""
+    import torch
+
+    now = model.model.state_dict()
+    assert now.keys() == before.keys()
+    changed = [name for name in before if not torch.equal(now[name], before[name])]
+    assert not changed
+
+
+def hooks_of(model: VLM) -> list[tuple[str, tuple[int, ...]]]:
+    """Every hook on every module, by its key."""
+    return [
+        (name, (*module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks))
+        for name, module in model.model.named_modules()
+    ]
