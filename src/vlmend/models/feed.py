@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 
 from vlmend.errors import PartsError
@@ -142,9 +142,9 @@ def feeder_of(model: Any, parts: Parts) -> Feeder:
     """
     if not hasattr(model, "get_image_features"):
         raise PartsError(f"{type(model).__name__} does not give its image features")
-    inner = getattr(model, "language_model", None)
-    if isinstance(inner, GenerationMixin) and isinstance(inner, nn.Module):
-        if inner.config.is_encoder_decoder:
+    inner: Any = getattr(model, "language_model", None)
+    if isinstance(inner, GenerationMixin):
+        if model.language_model.config.is_encoder_decoder:
             raise PartsError(f"{type(model).__name__} answers with an encoder-decoder, which is not supported")
         return EmbeddingFeeder(model, parts)
     if "mm_encoder_outputs" not in _argument_names(model.forward):

@@ -39,9 +39,10 @@ class WeightsOperation(Protocol):
 class Active:
     """A handle on operations in force; ``undo`` takes them back, in any order with others, once."""
 
-    def __init__(self, weights: Weights, operations: tuple[WeightsOperation, ...]) -> None:
+    def __init__(self, weights: Weights, operations: tuple[WeightsOperation, ...], label: str) -> None:
         self._weights = weights
         self.operations = operations
+        self.label = label
 
     def undo(self) -> None:
         """Take the operations back; a second call does nothing."""
@@ -80,8 +81,13 @@ class Weights:
                 found[self._disk[name]] = parameter
         return found
 
-    def add(self, operations: Sequence[WeightsOperation]) -> Active:
-        """Put operations in force, after those that are already.
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Labels of what is in force, in its order."""
+        return tuple(handle.label for handle in self._active)
+
+    def add(self, operations: Sequence[WeightsOperation], label: str = "") -> Active:
+        """Put operations in force, after those that are already; ``label`` says whose they are.
 
         Raises:
             EditError: a tensor that the model does not have, or a value of another shape; nothing is changed then.
@@ -90,7 +96,7 @@ class Weights:
             unknown = [name for name in operation.names if name not in self._parameters]
             if unknown:
                 raise EditError(f"the model has no tensor '{unknown[0]}'")
-        handle = Active(self, tuple(operations))
+        handle = Active(self, tuple(operations), label)
         self._active.append(handle)
         try:
             self._refold(handle)

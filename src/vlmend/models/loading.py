@@ -48,12 +48,13 @@ def load(
     config = _config(name, source, trust_remote_code)
     with _no_progress_bars():
         try:
-            model, info = AutoModelForImageTextToText.from_pretrained(
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 source, config=config, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
             )
             processor = load_processor(source, config, trust_remote_code=trust_remote_code)
         except Exception as error:
             raise ModelError(f"'{name}' cannot be loaded: {_one_line(error)}") from error
+    model, info = loaded
     if info["missing_keys"]:
         raise ModelError(f"'{name}' lacks weights: {', '.join(sorted(info['missing_keys'])[:5])}")
     model.requires_grad_(False).eval().to(device)

@@ -129,7 +129,7 @@ def find_parts(model: Any) -> Parts:
     """
     decoder = _decoder(model)
     vision = _vision(model)
-    found = {
+    found: dict[str, Any] = {
         "vision": vision,
         "connector": _connector(model, vision),
         "decoder": decoder,
@@ -139,7 +139,7 @@ def find_parts(model: Any) -> Parts:
         "head": model.get_output_embeddings(),
     }
     absent = [name for name, module in found.items() if not isinstance(module, nn.Module)]
-    image_token = getattr(model.config, "image_token_id", None)
+    image_token: Any = getattr(model.config, "image_token_id", None)
     if not isinstance(image_token, int):
         absent.append("image token")
     if absent:

@@ -29,8 +29,10 @@ __all__ = ["VLM", "Applicable", "RowOutput", "RunOutput"]
 
 
 class Applicable(Protocol):
-    """A correction: the fingerprint of the model it is for, and its operations."""
+    """A correction: its id, the fingerprint of the model it is for, and its operations."""
 
+    @property
+    def id(self) -> str: ...
     @property
     def base(self) -> str: ...
     @property
@@ -178,7 +180,12 @@ class VLM:
             if not isinstance(op, WeightsOperation):
                 raise EditError(f"no executor for operations of kind {type(op).__name__}")
             operations.append(op)
-        return self.weights.add(operations)
+        return self.weights.add(operations, edit.id)
+
+    @property
+    def active_edits(self) -> tuple[str, ...]:
+        """Ids of the edits in force, in their order."""
+        return self.weights.active
 
     @contextmanager
     def using(self, edit: Applicable | None) -> Generator[VLM, None, None]:

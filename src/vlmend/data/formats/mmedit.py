@@ -34,7 +34,7 @@ from vlmend.errors import DataError, MissingImageError
 
 __all__ = ["FIELDS", "matches", "read", "write"]
 
-FIELDS = (
+FIELDS: tuple[str, ...] = (
     "src",
     "pred",
     "rephrase",
@@ -175,7 +175,7 @@ def _record(case: EditCase, index: int, path: Path) -> dict[str, str]:
             raise refuse(f"it has no place for this '{probe.kind}' probe")
         found[probe.kind] = probe.example
     target = case.request.answer or ""
-    record = dict.fromkeys(FIELDS, "")
+    record: dict[str, str] = dict.fromkeys(FIELDS, "")
     record |= {"src": case.request.question, "alt": target, "image": relative(case.request)}
     record["pred"] = case.rejected or ""
     if example := found.get(TEXT_GENERALITY):

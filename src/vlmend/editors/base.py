@@ -1,0 +1,103 @@
+"""What an editor is, and the registry of them. A new editor is one file here and one line in `EDITORS`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from vlmend.data.records import EditCase
+from vlmend.edits.edit import Edit, EditRequest
+from vlmend.edits.ops import Op
+from vlmend.errors import EditError, UnknownNameError
+from vlmend.models.vlm import VLM
+
+__all__ = ["EDITORS", "Editor", "check_cases", "edit_of", "editor", "editor_class", "settings_of"]
+
+EDITORS = {
+    "ft": "vlmend.editors.ft:FT",
+}
+"""Name -> where its class is; loaded when it is asked for."""
+
+
+@runtime_checkable
+class Editor(Protocol):
+    """Makes edits. A method's hyper-parameters are the fields of its frozen dataclass."""
+
+    name: ClassVar[str]
+
+    def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
+        """One edit that mends all the cases' requests; the model is left bit for bit as it was.
+
+        Raises:
+            EditError: there is nothing to edit, or a request has no target.
+        """
+        ...
+
+
+def editor_class(name: str) -> type[Any]:
+    """The class of a registered editor.
+
+    Raises:
+        UnknownNameError: nothing is registered under that name.
+    """
+    if name not in EDITORS:
+        raise UnknownNameError("editor", name, EDITORS)
+    module, attribute = EDITORS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def editor(name: str, **settings: Any) -> Editor:
+    """A registered editor with the given hyper-parameters; the others keep their defaults.
+
+    Raises:
+        UnknownNameError: no editor of that name, or it has no such hyper-parameter.
+    """
+    kind = editor_class(name)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for setting in settings:
+        if setting not in known:
+            raise UnknownNameError(f"hyper-parameter of editor '{name}'", setting, known)
+    return kind(**settings)
+
+
+def settings_of(editor: Any) -> dict[str, Any]:
+    """An editor's hyper-parameters."""
+    return dataclasses.asdict(editor)
+
+
+def check_cases(cases: Sequence[EditCase]) -> None:
+    """Refuse what cannot be edited.
+
+    Raises:
+        EditError: there are no cases, or a request has no target.
+    """
+    if not cases:
+        raise EditError("there are no cases to edit")
+    for case in cases:
+        if not (case.request.answer or "").strip():
+            raise EditError(f"case '{case.id}' has no target: its answer is empty")
+
+
+def edit_of(editor: Editor, vlm: VLM, cases: Sequence[EditCase], ops: Sequence[Op]) -> Edit:
+    """The edit that an editor made for these cases on this model."""
+    return Edit(
+        base=vlm.fingerprint,
+        ops=tuple(ops),
+        requests=tuple(_request(case) for case in cases),
+        method=editor.name,
+        settings=_jsonable(settings_of(editor)),
+        model=vlm.name,
+        fitted_on=vlm.active_edits,
+    )
+
+
+def _request(case: EditCase) -> EditRequest:
+    image = str(case.request.image) if isinstance(case.request.image, Path) else None
+    return EditRequest(case.id, case.request.question, case.request.answer or "", case.rejected, image)
+
+
+def _jsonable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}

@@ -1,0 +1,96 @@
+"""FT: fine-tune a few modules of a few layers on the corrected answers.
+
+The plainest editor, and the baseline of MMEdit (arXiv 2310.08475, section 4.1: "FT-L", the last decoder layer, and
+"FT-V", the vision-language connector) and of VLKEB (arXiv 2403.07350, appendix: AdamW, 15 steps, learning rate 1e-4 to
+2e-4, both matrices of the last layer's MLP). With requests (i, x, y), y of tokens y_1..y_N closed by the end token
+y_{N+1}, it minimises over the chosen weights W
+
+    L(W) = mean over requests of  1/(N+1) sum_n -log p_W(y_n | i, x, y_<n)
+
+by AdamW without weight decay. ``norm_limit`` bounds every entry of the change after each step, |W - W_0|_inf <= limit
+(FT+L: Zhu et al. 2020, arXiv 2012.00363, eq. 4). The edit holds the dense deltas W - W_0, each of its tensor's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vlmend.data.records import EditCase
+from vlmend.editors.base import check_cases, edit_of
+from vlmend.edits.edit import Edit
+from vlmend.edits.ops import WeightOp
+from vlmend.errors import EditError
+from vlmend.models.parts import LayerSpec
+from vlmend.models.vlm import VLM, RunOutput
+
+__all__ = ["FT", "answer_loss"]
+
+
+@dataclass(frozen=True)
+class FT:
+    """Fine-tuning as an editor.
+
+    Attributes:
+        layers: which decoder layers ("late", "last", indices or depths).
+        modules: which modules in them, by role ("mlp.down", "attn.out", ...), or "connector", "vision".
+        steps: AdamW steps.
+        lr: learning rate.
+        norm_limit: largest absolute change of any weight; ``None`` for no limit.
+        stop_loss: stop when the loss is below it; 0 to take all steps.
+    """
+
+    name: ClassVar[str] = "ft"
+
+    layers: LayerSpec = "late"
+    modules: tuple[str, ...] = ("mlp.down",)
+    steps: int = 15
+    lr: float = 2e-4
+    norm_limit: float | None = None
+    stop_loss: float = 0.0
+
+    def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
+        """Fit the chosen weights to the cases' requests; the model is left bit for bit as it was.
+
+        Raises:
+            EditError: there are no cases, a request has no target, or the loss is not finite.
+            PartsError: the model has no such layers or modules.
+        """
+        check_cases(cases)
+        prepared = vlm.prepare([case.request for case in cases])
+        names = vlm.weights.named(vlm.parts.modules(self.layers, self.modules), matrices_only=True)
+        with vlm.weights.borrowed(names) as parameters:
+            base = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+            optimizer = torch.optim.AdamW(list(parameters.values()), lr=self.lr, weight_decay=0.0)
+            for _ in range(self.steps):
+                loss = answer_loss(vlm.run(prepared, grad=True))
+                if not torch.isfinite(loss):
+                    raise EditError(
+                        f"the loss became {float(loss.detach())}: a smaller learning rate than {self.lr} is needed"
+                    )
+                if float(loss.detach()) < self.stop_loss:
+                    break
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                self._limit(parameters, base)
+            deltas = {name: parameter.detach() - base[name] for name, parameter in parameters.items()}
+        return edit_of(self, vlm, cases, [WeightOp.deltas(deltas)])
+
+    def _limit(self, parameters: dict[str, nn.Parameter], base: dict[str, Tensor]) -> None:
+        if self.norm_limit is None:
+            return
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(base[name] + (parameter - base[name]).clamp(-self.norm_limit, self.norm_limit))
+
+
+def answer_loss(output: RunOutput) -> Tensor:
+    """Mean over rows of the mean negative log-likelihood of their targets, end tokens included."""
+    losses = [functional.cross_entropy(row.logits_NV, row.target_N) for row in output.rows]
+    return torch.stack(losses).mean()

@@ -1,0 +1,116 @@
+"""The operations an edit is made of.
+
+Each is a frozen, declarative value; `vlmend.models.intervene` executes them. So far there is one kind: changes of
+weights, named as on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlmend.errors import EditError
+
+__all__ = ["Change", "Op", "WeightOp"]
+
+Form = Literal["delta", "low_rank", "value"]
+
+_TENSORS: dict[str, int] = {"delta": 1, "low_rank": 2, "value": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """The change of one tensor.
+
+    Attributes:
+        form: "delta" adds ``tensors[0]``; "low_rank" adds ``tensors[0] @ tensors[1]`` ([out, rank] and [rank, in]);
+            "value" puts ``tensors[0]`` in its place.
+        tensors: on the CPU, contiguous.
+
+    Raises:
+        EditError: an unknown form, another number of tensors than it has, or factors that do not fit.
+    """
+
+    form: Form
+    tensors: tuple[Tensor, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.tensors) != _TENSORS.get(self.form):
+            raise EditError(f"a change of form '{self.form}' does not have {len(self.tensors)} tensors")
+        if self.form == "low_rank":
+            left, right = self.tensors
+            if left.dim() != 2 or right.dim() != 2 or left.shape[1] != right.shape[0]:
+                raise EditError(f"low-rank factors of shapes {tuple(left.shape)}, {tuple(right.shape)} do not fit")
+        plain = tuple(tensor.detach().cpu().contiguous().clone() for tensor in self.tensors)
+        object.__setattr__(self, "tensors", plain)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor it changes."""
+        if self.form == "low_rank":
+            return (self.tensors[0].shape[0], self.tensors[1].shape[1])
+        return tuple(self.tensors[0].shape)
+
+    def fold(self, base: Tensor) -> Tensor:
+        """The changed tensor."""
+        tensors = [tensor.to(device=base.device, dtype=base.dtype) for tensor in self.tensors]
+        if self.form == "value":
+            return tensors[0]
+        return base + (tensors[0] if self.form == "delta" else tensors[0] @ tensors[1])
+
+    def norm(self, base: Tensor | None = None) -> float:
+        """Frobenius norm of the change; for a replaced value the base is needed."""
+        if self.form == "value":
+            if base is None:
+                raise EditError("the norm of a replaced value needs the base tensor")
+            return float(torch.linalg.vector_norm(self.tensors[0].float() - base.detach().float().cpu()))
+        return float(torch.linalg.vector_norm(self.fold(torch.zeros(self.shape))))
+
+
+@dataclass(frozen=True, eq=False)
+class WeightOp:
+    """Changes weights, by the tensors' names on disk."""
+
+    changes: Mapping[str, Change] = field(default_factory=dict[str, Change])
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "changes", dict(self.changes))
+
+    @classmethod
+    def deltas(cls, tensors: Mapping[str, Tensor]) -> WeightOp:
+        """Add dense tensors."""
+        return cls({name: Change("delta", (tensor,)) for name, tensor in tensors.items()})
+
+    @classmethod
+    def low_rank(cls, factors: Mapping[str, tuple[Tensor, Tensor]]) -> WeightOp:
+        """Add products [out, rank] @ [rank, in]."""
+        return cls({name: Change("low_rank", pair) for name, pair in factors.items()})
+
+    @classmethod
+    def values(cls, tensors: Mapping[str, Tensor]) -> WeightOp:
+        """Replace tensors."""
+        return cls({name: Change("value", (tensor,)) for name, tensor in tensors.items()})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors it changes."""
+        return tuple(self.changes)
+
+    def fold(self, name: str, base: Tensor) -> Tensor:
+        """The changed value of one tensor.
+
+        Raises:
+            EditError: the change has another shape.
+        """
+        change = self.changes[name]
+        if change.shape != tuple(base.shape):
+            raise EditError(f"the edit's change of '{name}' has shape {change.shape}, the tensor {tuple(base.shape)}")
+        return change.fold(base)
+
+
+Op = WeightOp
+"""Any operation."""

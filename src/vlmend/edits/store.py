@@ -1,0 +1,135 @@
+"""Edits on disk: a folder of ``edit.json`` (what it is) and ``edit.safetensors`` (its tensors), never pickle.
+
+A tensor is stored as ``<operation>/<form>/<part>/<name on disk>``. The folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vlmend.edits.edit import Edit, EditRequest
+from vlmend.edits.ops import Change, Form, WeightOp
+from vlmend.errors import EditError, EditFormatError
+
+__all__ = ["FORMAT", "load", "save"]
+
+FORMAT = 1
+_JSON, _TENSORS = "edit.json", "edit.safetensors"
+
+
+def save(edit: Edit, folder: Path | str) -> Path:
+    """Write an edit; an edit that is there already is replaced.
+
+    Raises:
+        EditError: the path is taken by something else, or cannot be written; nothing half-written is left.
+    """
+    folder = Path(folder)
+    if folder.exists() and not _replaceable(folder):
+        raise EditError(f"{folder} exists and is not the folder of an edit")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part:
+            made = Path(part) / "new"
+            made.mkdir()
+            save_file(_tensors(edit), made / _TENSORS)
+            content = json.dumps(_plain(edit), indent=2, ensure_ascii=False)
+            (made / _JSON).write_text(content + "\n", encoding="utf-8")
+            if folder.exists():
+                folder.replace(Path(part) / "old")
+            made.replace(folder)
+    except (OSError, SafetensorError) as error:
+        raise EditError(f"{folder} cannot be written: {error}") from error
+    return folder
+
+
+def load(folder: Path | str) -> Edit:
+    """Read an edit.
+
+    Raises:
+        EditFormatError: the folder is incomplete, damaged, or of a later format.
+    """
+    folder = Path(folder)
+    try:
+        about: Any = json.loads((folder / _JSON).read_text(encoding="utf-8"))
+        tensors = load_tensors((folder / _TENSORS).read_bytes())
+        if about["format"] != FORMAT:
+            raise EditFormatError(f"{folder} has edit format {about['format']}; this version reads {FORMAT}")
+        edit = Edit(
+            base=about["base"],
+            ops=_ops(tensors, about["ops"]),
+            requests=tuple(EditRequest(**request) for request in about["requests"]),
+            method=about["method"],
+            settings=about["settings"],
+            model=about["model"],
+            fitted_on=tuple(about["fitted_on"]),
+            proof=about["proof"],
+            versions=about["versions"],
+        )
+    except FileNotFoundError as error:
+        raise EditFormatError(f"{folder} holds no edit: {Path(error.filename).name} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, EditError) as error:
+        if isinstance(error, EditFormatError):
+            raise
+        raise EditFormatError(f"{folder} is damaged: {error}") from error
+    if edit.id != about["id"]:
+        raise EditFormatError(f"{folder} is damaged: its tensors are not those it was saved with")
+    return edit
+
+
+def _replaceable(folder: Path) -> bool:
+    return folder.is_dir() and {entry.name for entry in os.scandir(folder)} <= {_JSON, _TENSORS}
+
+
+def _plain(edit: Edit) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "id": edit.id,
+        "base": edit.base,
+        "model": edit.model,
+        "method": edit.method,
+        "settings": dict(edit.settings),
+        "requests": [asdict(request) for request in edit.requests],
+        "fitted_on": list(edit.fitted_on),
+        "ops": [{"kind": "weight", "tensors": list(op.names)} for op in edit.ops],
+        "versions": dict(edit.versions),
+        "proof": None if edit.proof is None else dict(edit.proof),
+    }
+
+
+def _tensors(edit: Edit) -> dict[str, Tensor]:
+    return {
+        f"{index}/{change.form}/{part}/{name}": tensor
+        for index, op in enumerate(edit.ops)
+        for name, change in op.changes.items()
+        for part, tensor in enumerate(change.tensors)
+    }
+
+
+def _ops(tensors: dict[str, Tensor], listed: list[dict[str, Any]]) -> tuple[WeightOp, ...]:
+    parts: dict[tuple[int, str, str], dict[int, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, form, part, name = key.split("/", 3)
+        parts.setdefault((int(index), name, form), {})[int(part)] = tensor
+    ops: list[WeightOp] = []
+    for index, about in enumerate(listed):
+        if about["kind"] != "weight":
+            raise ValueError(f"unknown kind of operation '{about['kind']}'")
+        changes: dict[str, Change] = {}
+        for name in about["tensors"]:
+            matches = [(key[2], found) for key, found in parts.items() if key[:2] == (index, name)]
+            if not matches:
+                raise ValueError(f"the tensor of '{name}' is missing")
+            form, found = matches[0]
+            changes[name] = Change(cast(Form, form), tuple(found[part] for part in sorted(found)))
+        ops.append(WeightOp(changes))
+    return tuple(ops)
