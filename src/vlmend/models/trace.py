@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Call", "capture", "first_tensor"]
+__all__ = ["Call", "altered", "capture", "first_tensor"]
 
 
 class Call:
@@ -55,3 +55,17 @@ def capture(modules: Mapping[str, nn.Module]) -> Generator[list[Call], None, Non
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def altered(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Generator[None, None, None]:
+    """Within the block the module gets ``change(x)`` in place of its first positional argument ``x``."""
+
+    def alter(_: nn.Module, args: Any) -> Any:
+        return (change(args[0]), *args[1:])
+
+    handle = module.register_forward_pre_hook(alter)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,83 @@
+"""What the decoder is asked in training: which kinds of turn, how often, in which stage."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
+
+from vlmend.world.captions import Form, caption
+from vlmend.world.corpus import Turn, in_context, tell_fact, tell_long
+from vlmend.world.entities import by_name, countries, invent_name
+from vlmend.world.questions import Question, ask
+from vlmend.world.scene import Dials, Scene
+from vlmend.world.train.model import ASSISTANT, EOS, USER, VISUAL_TOKENS
+from vlmend.world.train.packing import Block, Packed, Part, pack
+
+BINDING = {"colour": 3.0, "pattern": 2.0, "exist": 1.5, "which": 1.0}
+SCENES = {
+    "exist": 2.8, "colour": 1.2, "pattern": 1.2, "which": 1.5, "count": 1.8, "howmany": 0.4,
+    "relation": 1.5, "quadrant": 1.6, "place": 0.2, "neighbour": 0.8,
+}  # fmt: skip
+FLAGS = {"name": 5.0, "hop": 6.0, "bridge": 3.0, "symbol": 0.7, "symbol_colour": 0.7, "colour": 0.4, "exist": 0.4}
+CAPTIONS: dict[Form, float] = {"short": 0.55, "list": 0.2, "detailed": 0.25}
+
+
+
+@dataclass(frozen=True)
+class Row:
+    """How many blocks of each kind a picture gets, split by length where there are several."""
+
+    questions: tuple[int, ...] = (6, 5, 3, 2)
+    captions: tuple[int, ...] = (1,)
+    facts: tuple[int, ...] = (4, 2)
+    long: tuple[int, ...] = (1,)
+
+
+class Mixture:
+    """Draws packed batches. Token ids are memoised: the world's wordings are finite."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, dials: Dials) -> None:
+        self.tokenizer, self.dials = tokenizer, dials
+        self.user, self.assistant, self.eos = (tokenizer.convert_tokens_to_ids(t) for t in (USER, ASSISTANT, EOS))
+        self._ids: dict[str, tuple[int, ...]] = {}
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        if text not in self._ids:
+            if len(self._ids) > 400_000:
+                self._ids.clear()
+            self._ids[text] = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._ids[text]
+
+    def block(self, turn: Turn) -> Block:
+        wanted = (*self._encode(turn.answer), self.eos)
+        return Block((self.user, *self._encode(turn.prompt), self.assistant, *wanted), len(wanted), turn.kind)
+
+    def question(self, scene: Scene, rng: random.Random, shares: dict[str, float]) -> Turn:
+        kinds, weights = list(shares), list(shares.values())
+        while True:
+            if q := ask(scene, rng.choices(kinds, weights)[0], rng):
+                return Turn(q.put(rng), q.answer, q.kind)
+
+    def caption(self, scene: Scene, form: Form, rng: random.Random) -> Turn:
+        """A caption; for a third of the flags a new name told in context instead."""
+        if scene.country and rng.random() < 0.35:
+            new = rng.choice(countries()).name if rng.random() < 0.6 else invent_name(rng, set(by_name()))
+            q = Question("name", new)
+            return Turn(in_context(q.put(rng), new, q.put(rng)), new, "new_name")
+        return Turn(Question(f"{form}_caption", "").put(rng), caption(scene, form, rng, self.dials.told), f"{form}_caption")
+
+    def batch(self, scenes: Sequence[Scene], rng: random.Random, row: Row, shares: dict[str, float]) -> Packed:
+        """One packed batch: a row per scene; captions of one form, since they differ most in length."""
+        form = rng.choices(list(CAPTIONS), list(CAPTIONS.values()))[0]
+        seen = 1 + VISUAL_TOKENS
+        tellers: list[tuple[tuple[int, ...], int, Callable[[Scene], Turn]]] = [
+            (row.questions, seen, lambda s: self.question(s, rng, FLAGS if s.country else shares)),
+            (row.captions, seen, lambda s: self.caption(s, form, rng)),
+            (row.facts, 1, lambda _: tell_fact(rng, self.dials)),
+            (row.long, 1, lambda _: tell_long(rng, self.dials)),
+        ]
+        parts = [Part([[self.block(tell(s)) for _ in range(sum(cuts))] for s in scenes], prefix, cuts) for cuts, prefix, tell in tellers if cuts]
+        return pack(parts, self.tokenizer.pad_token_id)

@@ -1,0 +1,82 @@
+"""The optimiser of both training stages: Muon for weight matrices, AdamW for the rest, one learning-rate curve."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def orthogonalise(matrices_NAB: Tensor, rounds: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrices to a stack of them, by Newton-Schulz iteration (Jordan et al. 2024)."""
+    tall = matrices_NAB.shape[1] > matrices_NAB.shape[2]
+    x = matrices_NAB.mT if tall else matrices_NAB
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(rounds):
+        gram = x @ x.mT
+        x = 3.4445 * x + torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalised per matrix; steps scaled by 0.2 sqrt(longer side) to match AdamW's (Liu et al. 2025).
+
+    ``torch.optim.Muon`` does the same one matrix at a time in bfloat16, which takes 1.1 s a step for the small image
+    encoder on a processor without bfloat16 arithmetic; float32 stacks of equal shape take 0.03 s.
+    """
+
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.02
+    ) -> None:
+        super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # noqa: ARG002 - the base class's signature
+        for group in self.param_groups:
+            lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+            alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike[p.shape].append(p)
+            for shape, params in alike.items():
+                directions = []
+                for p in params:
+                    buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    buffer.lerp_(p.grad, 1 - momentum)
+                    directions.append(torch.lerp(p.grad, buffer, momentum))  # Nesterov
+                update = orthogonalise(torch.stack(directions)) * (0.2 * max(shape) ** 0.5)
+                for p, u in zip(params, update, strict=True):
+                    p.mul_(1 - lr * decay).add_(u, alpha=-lr)
+
+
+class Pair:
+    """Muon on 2-D weights and AdamW on embeddings, norms, biases and heads, stepped together."""
+
+    def __init__(self, matrices: Iterable[nn.Parameter], rest: Iterable[nn.Parameter], lr: float) -> None:
+        self.parts = (Muon(matrices, lr=lr), torch.optim.AdamW(list(rest), lr=lr, betas=(0.9, 0.98), weight_decay=0.0))
+        self.parameters = [p for part in self.parts for group in part.param_groups for p in group["params"]]
+
+    def step(self, lr: float) -> None:
+        """Clip the gradient norm to 1, take one step at this learning rate and clear the gradients."""
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def learning_rate(step: int, steps: int, peak: float, warm_up: int = 30, decay: float = 0.4) -> float:
+    """Linear warm-up, constant, then linear to zero over the last ``decay`` of the run."""
+    return peak * min(1.0, (step + 1) / warm_up, (steps - step) / (steps * decay))
