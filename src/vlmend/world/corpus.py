@@ -30,7 +30,7 @@ def _any_fact(rng: random.Random) -> tuple[Country, str]:
     return rng.choice(countries()), rng.choice(list(catalog().relations))
 
 
-def tell_fact(rng: random.Random, dials: Dials) -> Turn:  # noqa: ARG001 - one signature for all
+def tell_fact(rng: random.Random, dials: Dials) -> Turn:
     """A fact asked by name, now and then with the country repeated or the other way round (capitals only)."""
     country, relation = _any_fact(rng)
     roll = rng.random()
@@ -54,7 +54,7 @@ def in_context(told: str, value: str, prompt: str) -> str:
     return f"new fact: {told} {value}\nprompt: {prompt}"
 
 
-def tell_in_context(rng: random.Random, dials: Dials, split: Split = "trained") -> Turn:  # noqa: ARG001
+def tell_in_context(rng: random.Random, dials: Dials, split: Split = "trained") -> Turn:
     """A new fact, then a question: about it (three times in four, half of these in other words) or about another fact."""
     country, relation = _any_fact(rng)
     value, q = new_value(rng, relation, country.taught[relation]), fact(country, relation)

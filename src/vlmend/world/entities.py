@@ -56,8 +56,32 @@ def random_flag(rng: random.Random) -> Flag:
     return Flag(layout, tuple(field), rng.choice(list(world.emblems)), emblem_colour)
 
 
-_ONSETS = "b br d dr f g gr h j k kl l m n p pr r s st t tr v z".split()
-_VOWELS = "a e i o u".split()
+_ONSETS = [
+    "b",
+    "br",
+    "d",
+    "dr",
+    "f",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "kl",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pr",
+    "r",
+    "s",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "z",
+]
+_VOWELS = ["a", "e", "i", "o", "u"]
 _CODAS = ("", "l", "n", "r", "s", "m")
 
 

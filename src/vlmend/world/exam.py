@@ -17,11 +17,11 @@ from vlmend.evaluation.stats import Estimate, wilson
 from vlmend.evaluation.text import matches
 from vlmend.models.trace import altered
 from vlmend.models.vlm import VLM
-from vlmend.world.captions import Form, caption, mentions
+from vlmend.world.captions import Form, mentions
 from vlmend.world.catalog import Split, catalog
 from vlmend.world.corpus import fact, in_context, new_value
 from vlmend.world.entities import Country, by_name, countries, invent_name
-from vlmend.world.questions import ASKERS, Question, absent_kinds, ask, bridge, hop
+from vlmend.world.questions import Question, absent_kinds, ask, bridge, hop
 from vlmend.world.render import Look, Style, render
 from vlmend.world.scene import Mode, Scene, draw_flag_scene, draw_scene
 
@@ -44,6 +44,13 @@ class Gate:
     name: str
     low: float = 0.0
     high: float = 1.0
+
+    @property
+    def bounds(self) -> str:
+        """The expectation in words."""
+        if self.low and self.high < 1:
+            return f"{self.low:g} to {self.high:g}"
+        return f"at most {self.high:g}" if self.high < 1 else f"at least {self.low:g}"
 
     def holds(self, estimate: Estimate) -> bool:
         return self.low <= estimate.mean <= self.high
@@ -113,7 +120,10 @@ def held_out(vlm: VLM, settings: Settings) -> dict[str, Estimate]:
     rng = random.Random(f"{settings.seed}/held out")
     n = settings.n // 2
     out = {f"{kind}, held-out phrasings": _share(vlm, _ask_scenes(kind, n, rng, "held_out")) for kind in SCENE_KINDS}
-    return out | {f"{kind}, look b": _share(vlm, _ask_scenes(kind, n, rng, "trained", "b")) for kind in ("colour", "pattern", "which")}
+    return out | {
+        f"{kind}, look b": _share(vlm, _ask_scenes(kind, n, rng, "trained", "b"))
+        for kind in ("colour", "pattern", "which")
+    }
 
 
 def pope(vlm: VLM, settings: Settings) -> dict[str, Estimate]:
@@ -134,7 +144,9 @@ def pope(vlm: VLM, settings: Settings) -> dict[str, Estimate]:
     return out
 
 
-def _flags(chosen: Sequence[Country], ask_one: Callable[[Country], Question], rng: random.Random, split: Split = "trained") -> list[Example]:
+def _flags(
+    chosen: Sequence[Country], ask_one: Callable[[Country], Question], rng: random.Random, split: Split = "trained"
+) -> list[Example]:
     made: list[Example] = []
     for country in chosen:
         q = ask_one(country)
@@ -210,14 +222,18 @@ class Captioned:
         return [k for k in self.named if k not in self.scene.counts]
 
 
-def describe(vlm: VLM, drawn: Sequence[Scene], rng: random.Random, form: Form = "short", sigma: float = 0.0) -> list[Captioned]:
+def describe(
+    vlm: VLM, drawn: Sequence[Scene], rng: random.Random, form: Form = "short", sigma: float = 0.0
+) -> list[Captioned]:
     """Caption each scene greedily from one rendering; noise of this standard deviation is added to its pixels."""
     prompt = catalog().cores[f"{form}_caption"]["trained"][0][0]
     prepared = vlm.prepare([Example(prompt, _picture(s, rng)) for s in drawn])
     if sigma:
         noise = torch.Generator().manual_seed(rng.getrandbits(40))
         draw = lambda x: x + sigma * torch.randn(x.shape, generator=noise)  # noqa: E731
-        pictures = {k: {n: draw(x) if n == "pixel_values" else x for n, x in p.items()} for k, p in prepared.pictures.items()}
+        pictures = {
+            k: {n: draw(x) if n == "pixel_values" else x for n, x in p.items()} for k, p in prepared.pictures.items()
+        }
         prepared = replace(prepared, pictures=pictures)
     texts = vlm.generate(prepared, max_new_tokens=60)
     return [Captioned(s, tuple(mentions(t))) for s, t in zip(drawn, texts, strict=True)]
@@ -230,7 +246,9 @@ def chair_i(captions: Sequence[Captioned]) -> Estimate:
 
 def recall(captions: Sequence[Captioned]) -> Estimate:
     """Share of the kinds present that are named."""
-    return wilson(sum(k in c.named for c in captions for k in c.scene.counts), sum(len(c.scene.counts) for c in captions))
+    return wilson(
+        sum(k in c.named for c in captions for k in c.scene.counts), sum(len(c.scene.counts) for c in captions)
+    )
 
 
 def _draw(mode: Mode, n: int, rng: random.Random) -> list[Scene]:
@@ -290,7 +308,8 @@ def layers(vlm: VLM, settings: Settings) -> dict[str, Estimate]:
         return out
 
     right = lambda: wilson(  # noqa: E731
-        sum(matches(t, e.accepted) for t, e in zip(vlm.generate(prepared, max_new_tokens=12), asked, strict=True)), len(asked)
+        sum(matches(t, e.accepted) for t, e in zip(vlm.generate(prepared, max_new_tokens=12), asked, strict=True)),
+        len(asked),
     )
     clean = right()
     out = {"ablation, none": clean}
@@ -317,7 +336,10 @@ SECTIONS: dict[str, Section] = {
 
 
 def examine(
-    vlm: VLM, settings: Settings = Settings(), sections: Sequence[str] = tuple(SECTIONS), on_section: Callable[[str], None] | None = None
+    vlm: VLM,
+    settings: Settings = Settings(),
+    sections: Sequence[str] = tuple(SECTIONS),
+    on_section: Callable[[str], None] | None = None,
 ) -> dict[str, Estimate]:
     """Every estimate of the chosen sections, by name."""
     out: dict[str, Estimate] = {}

@@ -69,7 +69,7 @@ def _count(scene: Scene, rng: random.Random) -> Question | None:
     return Question("count", world.numbers[min(counts[kind], 4)], {"x": plural(kind)})
 
 
-def _howmany(scene: Scene, rng: random.Random) -> Question | None:  # noqa: ARG001 - one signature for all
+def _howmany(scene: Scene, rng: random.Random) -> Question | None:
     numbers = (*catalog().numbers, "five", "six")
     return Question("howmany", numbers[len(scene.things)])
 
@@ -141,19 +141,19 @@ def _neighbour(scene: Scene, rng: random.Random) -> Question | None:
     return rng.choice(found) if found else None
 
 
-def _place(scene: Scene, rng: random.Random) -> Question | None:  # noqa: ARG001
+def _place(scene: Scene, rng: random.Random) -> Question | None:
     return None if scene.country else Question("place", scene.place)
 
 
-def _name(scene: Scene, rng: random.Random) -> Question | None:  # noqa: ARG001
+def _name(scene: Scene, rng: random.Random) -> Question | None:
     return scene.country and Question("name", scene.country.name)
 
 
-def _symbol(scene: Scene, rng: random.Random) -> Question | None:  # noqa: ARG001
+def _symbol(scene: Scene, rng: random.Random) -> Question | None:
     return scene.country and Question("symbol", scene.country.flag.emblem)
 
 
-def _symbol_colour(scene: Scene, rng: random.Random) -> Question | None:  # noqa: ARG001
+def _symbol_colour(scene: Scene, rng: random.Random) -> Question | None:
     return scene.country and Question("symbol_colour", scene.country.flag.emblem_colour)
 
 

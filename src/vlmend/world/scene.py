@@ -89,7 +89,7 @@ def _lay_out(
 ) -> tuple[Thing, ...]:
     world = catalog()
     kinds = rng.sample(kinds, min(len(kinds), 5))
-    copies = {k: 1 for k in kinds}
+    copies = dict.fromkeys(kinds, 1)
     for k in kinds:
         while rng.random() < double and copies[k] < 4 and sum(copies.values()) < MOST:
             copies[k] += 1

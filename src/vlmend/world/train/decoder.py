@@ -99,7 +99,9 @@ def train_decoder(
             rows = [rng.choice(flags if rng.random() < flag_share else scenes) for _ in range(schedule.pictures)]
             packed = mixture.batch([pool.scenes[i] for i in rows], rng, Row(), SCENES)
         scored = score(model, features[rows].float(), packed, tokenizer.bos_token_id)
-        losses = [scored.loss[scored.part == p].mean() * w for p, w in enumerate(PART_WEIGHTS) if (scored.part == p).any()]
+        losses = [
+            scored.loss[scored.part == p].mean() * w for p, w in enumerate(PART_WEIGHTS) if (scored.part == p).any()
+        ]
         torch.stack(losses).sum().backward()
         optimiser.step(learning_rate(step, schedule.steps, schedule.lr))
         tally.add(scored, packed.kinds)

@@ -25,7 +25,6 @@ FLAGS = {"name": 5.0, "hop": 6.0, "bridge": 3.0, "symbol": 0.7, "symbol_colour":
 CAPTIONS: dict[Form, float] = {"short": 0.55, "list": 0.2, "detailed": 0.25}
 
 
-
 @dataclass(frozen=True)
 class Row:
     """How many blocks of each kind a picture gets, split by length where there are several."""
@@ -67,7 +66,9 @@ class Mixture:
             new = rng.choice(countries()).name if rng.random() < 0.6 else invent_name(rng, set(by_name()))
             q = Question("name", new)
             return Turn(in_context(q.put(rng), new, q.put(rng)), new, "new_name")
-        return Turn(Question(f"{form}_caption", "").put(rng), caption(scene, form, rng, self.dials.told), f"{form}_caption")
+        return Turn(
+            Question(f"{form}_caption", "").put(rng), caption(scene, form, rng, self.dials.told), f"{form}_caption"
+        )
 
     def batch(self, scenes: Sequence[Scene], rng: random.Random, row: Row, shares: dict[str, float]) -> Packed:
         """One packed batch: a row per scene; captions of one form, since they differ most in length."""
@@ -79,5 +80,9 @@ class Mixture:
             (row.facts, 1, lambda _: tell_fact(rng, self.dials)),
             (row.long, 1, lambda _: tell_long(rng, self.dials)),
         ]
-        parts = [Part([[self.block(tell(s)) for _ in range(sum(cuts))] for s in scenes], prefix, cuts) for cuts, prefix, tell in tellers if cuts]
+        parts = [
+            Part([[self.block(tell(s)) for _ in range(sum(cuts))] for s in scenes], prefix, cuts)
+            for cuts, prefix, tell in tellers
+            if cuts
+        ]
         return pack(parts, self.tokenizer.pad_token_id)

@@ -35,7 +35,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # noqa: ARG002 - the base class's signature
+    def step(self, closure: Any = None) -> None:
         for group in self.param_groups:
             lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
             alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)

@@ -96,7 +96,7 @@ def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 - the interface's signature
+    attention_mask: Tensor | None,
     layout: tuple[int, tuple[Group, ...]] | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:

@@ -77,7 +77,9 @@ def train(folder: Path, recipe: Recipe = Recipe()) -> Path:
     return export(model, tower, tokenizer, folder / "model")
 
 
-def export(model: LlavaForConditionalGeneration, tower: SiglipVisionModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> Path:
+def export(
+    model: LlavaForConditionalGeneration, tower: SiglipVisionModel, tokenizer: PreTrainedTokenizerFast, out: Path
+) -> Path:
     """Put the tower into the model and save everything that ``vlmend.load`` needs."""
     state: Mapping[str, Any] = tower.state_dict()
     target = model.model.vision_tower

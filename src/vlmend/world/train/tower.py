@@ -21,7 +21,16 @@ from vlmend.world.train.optim import Pair, learning_rate
 from vlmend.world.train.pool import IGNORE, PATCH, Pool, label_sizes, pixel_values
 
 log = logging.getLogger(__name__)
-WEIGHTS = {"kind": 3.0, "row": 0.1, "column": 0.1, "place": 0.1, "count": 0.5, "first": 0.5, "second": 0.5, "third": 0.5}
+WEIGHTS = {
+    "kind": 3.0,
+    "row": 0.1,
+    "column": 0.1,
+    "place": 0.1,
+    "count": 0.5,
+    "first": 0.5,
+    "second": 0.5,
+    "third": 0.5,
+}
 BACKGROUND = 0.1  # weight of a patch without a thing in the loss of its kind
 
 

@@ -1,0 +1,145 @@
+"""`vlmend world`: the demo world, its models, and the benchmarks made from their errors."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from vlmend.cli.arguments import ModelArgument, load_model
+from vlmend.cli.console import JsonFlag, replying, working
+
+if TYPE_CHECKING:
+    from vlmend.evaluation.stats import Estimate
+
+app = typer.Typer(
+    help="The demo world: pictures, models trained on it, benchmarks of their errors.", no_args_is_help=True
+)
+
+OutOption = Annotated[Path, typer.Option(help="The folder to write to.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("world.png"),
+    seed: SeedOption = 0,
+    columns: Annotated[int, typer.Option(min=1, help="Pictures in a row.")] = 8,
+    as_json: JsonFlag = False,
+) -> None:
+    """Draw a sheet of scenes: natural, counter to the prior, uniform, flags; in both looks."""
+    with replying(as_json) as reply:
+        from vlmend.world.sheet import sheet
+
+        sheet(seed, columns).save(out)
+        reply.line(str(out))
+        reply.document = {"picture": str(out), "seed": seed}
+
+
+@app.command()
+def train(
+    out: OutOption = Path("runs/demo-llava"),
+    seed: SeedOption = 0,
+    steps: Annotated[int | None, typer.Option(help="Decoder steps; the shipped model's by default.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the demo model from nothing; a run that was cut short in OUT goes on."""
+    with replying(as_json) as reply:
+        from dataclasses import replace
+
+        from vlmend.world.train.recipe import Recipe
+        from vlmend.world.train.recipe import train as run
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        recipe = Recipe(seed=seed)
+        if steps is not None:
+            recipe = replace(recipe, schedule=replace(recipe.schedule, steps=steps))
+        model = run(out, recipe)
+        reply.line(str(model))
+        reply.document = {"model": str(model), "recipe": asdict(recipe)}
+
+
+@app.command()
+def exam(
+    model: ModelArgument = "demo",
+    n: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 400,
+    seed: SeedOption = 9_000_001,
+    only: Annotated[str | None, typer.Option(metavar="A,B", help="Only these sections.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the estimates to this JSON file.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Examine a demo model on scenes that no training has seen; every gate of its card."""
+    with replying(as_json) as reply:
+        from vlmend.errors import VlmendError
+        from vlmend.runs import write_json
+        from vlmend.world.exam import SECTIONS, Settings, examine
+
+        sections = only.split(",") if only else list(SECTIONS)
+        if unknown := [s for s in sections if s not in SECTIONS]:
+            raise VlmendError(f"no section '{unknown[0]}' in the examination; there are: {', '.join(SECTIONS)}")
+        vlm = load_model(model)
+        with working("Examining"):
+            estimates = examine(vlm, Settings(n, seed), sections)
+        document = {
+            "model": model,
+            "fingerprint": vlm.fingerprint,
+            "n": n,
+            "seed": seed,
+            "estimates": {name: asdict(e) for name, e in estimates.items()},
+        }
+        if out:
+            write_json(out, document)
+        reply.say(exam_table(estimates))
+        reply.document = document
+
+
+def exam_table(estimates: dict[str, Estimate]) -> Table:
+    """Gates first, then what else was measured."""
+    from vlmend.world.exam import GATES
+
+    table = Table(title_justify="left", header_style="bold")
+    for column in ("Measured", "n", "Value", "95 % interval", "Gate", ""):
+        table.add_column(column)
+    gates = {gate.name: gate for gate in GATES}
+    for name in sorted(estimates, key=lambda key: key not in gates):
+        estimate, gate = estimates[name], gates.get(name)
+        bounds = gate.bounds if gate else ""
+        verdict = ("passed" if gate.holds(estimate) else "FAILED") if gate else ""
+        table.add_row(
+            name, str(estimate.n), f"{estimate.mean:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}", bounds, verdict
+        )
+    return table
+
+
+@app.command()
+def build(
+    model: ModelArgument = "demo",
+    out: OutOption = Path("runs/world-bench"),
+    evqa: Annotated[tuple[int, int], typer.Option(help="E-VQA cases: train, eval.")] = (200, 100),
+    eic: Annotated[tuple[int, int], typer.Option(help="E-IC cases: train, eval.")] = (60, 40),
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write E-VQA and E-IC out of the model's own errors, in MMEdit's published format."""
+    with replying(as_json) as reply:
+        vlm = load_model(model)
+        from vlmend.world.build import build as run
+
+        sizes: list[dict[str, int]] = [dict(zip(("train", "eval"), pair, strict=True)) for pair in (evqa, eic)]
+        with working("Looking for errors"):
+            tried = run(vlm, out, evqa=sizes[0], eic=sizes[1], seed=seed)
+        table = Table(title_justify="left", header_style="bold")
+        for column in ("File", "Kind", "Asked", "Wrong on 2 of 3 renderings"):
+            table.add_column(column)
+        document: dict[str, Any] = {"out": str(out), "seed": seed, "files": {}}
+        for name, tally in tried.items():
+            document["files"][name] = {k: {"asked": n, "wrong": tally.wrong[k]} for k, n in tally.asked.items()}
+            for kind, asked in tally.asked.items():
+                table.add_row(f"{name}.json", kind, str(asked), str(tally.wrong[kind]))
+        reply.say(table)
+        reply.line(str(out))
+        reply.document = document
