@@ -6,9 +6,8 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from sample import report
-
-from vlmend.report import render, write
+from vlmend.report import Report, render, write
+from vlmend.report.content import cards, printable
 from vlmend.report.html import headline
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -38,50 +37,68 @@ class Page(HTMLParser):
             self.text += data
 
 
-def test_nothing_is_loaded_from_elsewhere() -> None:
-    page = render(report())
+def test_nothing_is_loaded_from_elsewhere(report: Report) -> None:
+    page = render(report)
     parsed = Page(page)
     assert parsed.resources, "pictures are part of the page"
     assert all(address.startswith(("data:", "#case-")) for address in parsed.resources)
     assert not re.search(r"url\(|@import|<script|<link", page)
 
 
-def test_every_answer_of_every_case_is_on_the_page() -> None:
-    text = Page(render(report())).text
-    for card in report().cases:
-        answers = [card.question, card.wrong, card.right, *(verdict.answer for verdict in card.after)]
-        for probe in card.probes:
-            answers += [probe.question, probe.before, *(verdict.answer for verdict in probe.after)]
-        for answer in answers:
-            assert answer in text
-    assert "(nothing)" in text, "an empty answer is said to be empty"
+def test_every_answer_of_every_case_is_on_the_page(report: Report) -> None:
+    text = Page(render(report)).text
+    for proof in report.proofs:
+        for record in proof.records:
+            for words in (record.question, record.before, record.after or "(nothing)"):
+                assert words in text
 
 
-def test_what_was_run_is_in_the_head() -> None:
-    text = Page(render(report())).text
-    for fact in ("toy", "steps=15", "Seed", "vlmend bench toy cases.json --editors ft,null", "2026-01-02 03:04"):
+def test_a_card_shows_what_is_right_and_what_went_wrong(report: Report) -> None:
+    kettle, markup = cards(report)
+    assert (kettle.said.answer, kettle.said.passed, kettle.right) == ("crimson", False, "teal")
+    assert [(verdict.answer, verdict.passed) for verdict in kettle.after] == [("teal", True), ("crimson", False)]
+    rephrased, locality = kettle.probes
+    assert rephrased.picture is None or rephrased.kind == "text_generality"
+    assert [verdict.passed for verdict in locality.after] == [False, True]
+    assert markup.probes == (), "a probe with an empty question was not asked"
+
+
+def test_control_characters_of_an_answer_are_not_obeyed() -> None:
+    assert printable("red\x1b[2Jcup\n") == "red\ufffd[2Jcup\n"
+
+
+def test_only_so_many_cases_get_a_card(report: Report) -> None:
+    assert [card.id for card in cards(report, most=1)] == ["kettle"]
+
+
+def test_what_was_run_is_in_the_head(report: Report) -> None:
+    text = Page(render(report)).text
+    facts = ("toy", "0123456789ab", "steps=15, lr=0.0002, modules=mlp.down", "Seed", "0.50 s per edit", "310 MB")
+    for fact in (*facts, report.command, report.created):
         assert fact in text
+    assert "norm_limit" not in text
 
 
-def test_headline_counts_free_generation() -> None:
-    ft, null = report().editors
+def test_headline_counts_free_generation(report: Report) -> None:
+    ft, null = report.proofs
     assert headline(ft) == (
-        "ft: 2 of 2 corrected questions are answered right (before: 0); 2 of 2 in other words (before: 0); "
-        "2 of 4 unrelated answers changed."
+        "ft: 2 of 2 corrected questions are answered right (before: 0); 1 of 1 in other words (before: 0); "
+        "1 of 1 unrelated answers changed."
     )
     assert "0 of 2 corrected questions" in headline(null)
+    assert "0 of 1 unrelated answers changed" in headline(null)
 
 
-def test_same_report_gives_same_page() -> None:
-    assert render(report()) == render(report())
+def test_same_report_gives_same_page(report: Report) -> None:
+    assert render(report) == render(report)
 
 
-def test_small_pictures_keep_their_pixels() -> None:
-    page = render(report())
+def test_small_pictures_keep_their_pixels(report: Report) -> None:
+    page = render(report)
     assert 'class="main pixels" src="data:image/png;base64,' in page
     assert "image-rendering: pixelated" in page
 
 
-def test_write_makes_the_folder(tmp_path: Path) -> None:
-    path = write(report(), tmp_path / "new" / "report.html")
-    assert path.read_text(encoding="utf-8") == render(report())
+def test_write_makes_the_folder(report: Report, tmp_path: Path) -> None:
+    path = write(report, tmp_path / "new" / "report.html")
+    assert path.read_text(encoding="utf-8") == render(report)

@@ -1,15 +1,14 @@
-"""Pictures on the page: small ones lossless, large ones scaled, files and images alike."""
+"""Pictures on the page: small ones lossless, large ones scaled."""
 
 from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from vlmend.report.pictures import data_uri, is_pixel_art, open_picture
+from vlmend.report.pictures import data_uri, is_pixel_art
 
 
 def decode(uri: str) -> Image.Image:
@@ -28,11 +27,3 @@ def test_large_picture_is_scaled_down_and_the_original_is_left_alone() -> None:
     assert not is_pixel_art(image)
     assert decode(data_uri(image)).size == (640, 320)
     assert image.size == (2000, 1000)
-
-
-def test_file_is_opened_upright_in_rgb(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("L", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
-    image = open_picture(tmp_path / "turned.jpg")
-    assert (image.mode, image.size) == ("RGB", (10, 20))

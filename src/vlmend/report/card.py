@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from vlmend.models.pictures import open_picture
 from vlmend.report.content import kind_of
 from vlmend.report.figures import LIGHT, style
-from vlmend.report.pictures import is_pixel_art, open_picture
+from vlmend.report.pictures import is_pixel_art
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,7 @@ def case_figure(card: CaseCard, editors: Sequence[str]) -> Figure:
 def _write(axes: Axes, card: CaseCard, editors: Sequence[str]) -> None:
     y = 0.93
     y = _line(axes, y, card.question, weight="bold", size=12.5, width=40) - 0.03
-    y = _answer(axes, y, "said", card.wrong, False)
+    y = _answer(axes, y, "said", card.said.answer, card.said.passed)
     y = _answer(axes, y, "right", card.right, None)
     for name, verdict in zip(editors, card.after, strict=True):
         y = _answer(axes, y, f"after {name}", verdict.answer, verdict.passed)

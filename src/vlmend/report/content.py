@@ -1,120 +1,84 @@
-"""What a report shows, as plain values: no model, no template, no picture format.
+"""What a report shows: the proofs of one or more editors on the same cases, put together case by case.
 
-Report
-  EditorScores     one per editor: five MetricRows, seconds and memory per edit
-    MetricRow      one metric, measured in several ways
-      Measure      before and after, each an Interval
-  CaseCard         one per case: the picture, the answers, the probes
-    ProbeRow       one question asked before and after
-      Verdict      what one editor's model said, and whether that is as it should be
+Report                 what was run, and the proof of every editor
+  CaseCard             one case: the picture, the answers, the probes
+    ProbeRow           one question, asked before and after
+      Verdict          what one model said, and whether that is as it should be
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 from PIL.Image import Image
 
-__all__ = [
-    "KINDS",
-    "MEASURES",
-    "CaseCard",
-    "EditorScores",
-    "Interval",
-    "Kind",
-    "Measure",
-    "MetricRow",
-    "Picture",
-    "ProbeRow",
-    "Report",
-    "Verdict",
-    "kind_of",
-]
+from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY, EditCase, Example
+from vlmend.evaluation.proof import LABELS, RELIABILITY, ProbeRecord, Proof
+
+__all__ = ["MEASURES", "CaseCard", "Kind", "Picture", "ProbeRow", "Report", "Verdict", "cards", "kind_of", "printable"]
 
 Picture: TypeAlias = Path | Image
 
 MEASURES: Mapping[str, str] = {
-    "forced_token": "Teacher-forced tokens",
-    "forced_exact": "Teacher-forced exact",
+    "tf_token_acc": "Teacher-forced tokens",
+    "tf_exact": "Teacher-forced exact",
     "free_exact": "Free generation",
 }
-"""The ways a metric is measured, in the order in which they are shown."""
+"""The ways a metric is measured, by the names of a `Summary`, in the order in which they are shown."""
+
+_MEANINGS = {
+    RELIABILITY: ("Reliability", "the corrected question itself"),
+    TEXT_GENERALITY: ("Text generality", "the same question in other words"),
+    IMAGE_GENERALITY: ("Image generality", "the same content in another picture"),
+    TEXT_LOCALITY: ("Text locality", "an unrelated question, no picture"),
+    IMAGE_LOCALITY: ("Image locality", "an unrelated picture and question"),
+}
+MOST_CARDS = 60
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of probe: what it is called and what it asks of an edit."""
+    """A kind of probe: what it is called, what it asks, and whether the edit must leave its answer alone."""
 
     short: str
     name: str
     meaning: str
-    keeps: bool = False
-    """True where the edit must leave the answer alone (locality)."""
+    keeps: bool
 
 
-KINDS: Mapping[str, Kind] = {
-    "reliability": Kind("Rel", "Reliability", "the corrected question itself"),
-    "text_generality": Kind("T-Gen", "Text generality", "the same question in other words"),
-    "image_generality": Kind("M-Gen", "Image generality", "the same content in another picture"),
-    "text_locality": Kind("T-Loc", "Text locality", "an unrelated question, no picture", True),
-    "image_locality": Kind("M-Loc", "Image locality", "an unrelated picture and question", True),
-}
-"""The five metrics by the kind of probe that measures them, in reading order."""
-
-
-def kind_of(name: str) -> Kind:
-    """The description of a kind of probe; a kind that is not listed describes itself."""
-    return KINDS.get(name) or Kind(name, name.replace("_", " ").capitalize(), "")
+def kind_of(kind: str) -> Kind:
+    """The description of a kind of probe; a kind that is not known here describes itself."""
+    name, meaning = _MEANINGS.get(kind, (kind.replace("_", " ").capitalize(), ""))
+    return Kind(LABELS.get(kind, kind), name, meaning, keeps=kind.endswith("_locality"))
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean over `n` observations with its 95 % interval; all three lie in 0..1."""
+class Report:
+    """Everything on the page.
 
-    mean: float
-    low: float
-    high: float
-    n: int
+    Attributes:
+        title: what was done, in one line.
+        proofs: one for each editor, all on the same cases.
+        cases: the cases, with their pictures.
+        facts: what else there is to know about the run, by name.
+        command: what was typed.
+        created: when.
+    """
 
-
-@dataclass(frozen=True)
-class Measure:
-    """One metric measured in one way. `before` is None where it is so by definition (locality)."""
-
-    before: Interval | None
-    after: Interval
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """One metric: its kind of probe and every way it was measured, by the names in `MEASURES`."""
-
-    kind: str
-    measures: Mapping[str, Measure]
-
-    @property
-    def n(self) -> int:
-        """How many questions it was measured on."""
-        return max(measure.after.n for measure in self.measures.values())
-
-
-@dataclass(frozen=True)
-class EditorScores:
-    """What one editor reached over all cases, and what an edit costs."""
-
-    editor: str
-    settings: str
-    metrics: tuple[MetricRow, ...]
-    seconds_per_edit: float | None = None
-    peak_mb: float | None = None
+    title: str
+    proofs: tuple[Proof, ...]
+    cases: tuple[EditCase, ...]
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    command: str = ""
+    created: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the edited model said to one question."""
+    """What a model said to one question, and whether that is as it should be."""
 
     answer: str
     passed: bool
@@ -127,7 +91,7 @@ class ProbeRow:
     kind: str
     question: str
     expected: str
-    before: str
+    before: Verdict
     after: tuple[Verdict, ...]
     picture: Picture | None = None
     """Only where it differs from the picture of the case."""
@@ -135,27 +99,58 @@ class ProbeRow:
 
 @dataclass(frozen=True)
 class CaseCard:
-    """One case: what was asked, what the model said, what it should say, what it says now."""
+    """One case; in `after`, as in those of its probes, there is one verdict for each editor."""
 
     id: str
     question: str
-    wrong: str
+    said: Verdict
     right: str
     after: tuple[Verdict, ...]
     picture: Picture | None
     probes: tuple[ProbeRow, ...]
 
 
-@dataclass(frozen=True)
-class Report:
-    """Everything on the page. `after` in cards and rows runs parallel to `editors`."""
+def cards(report: Report, most: int = MOST_CARDS) -> list[CaseCard]:
+    """The first cases, with the answers of every editor's model to each of their questions."""
+    shown = report.cases[:most]
+    by_case = [_by_case(proof) for proof in report.proofs]
+    return [_card(case, [records[case.id] for records in by_case]) for case in shown]
 
-    title: str
-    model: str
-    editors: tuple[EditorScores, ...]
-    cases: tuple[CaseCard, ...]
-    facts: Mapping[str, str] = field(default_factory=dict[str, str])
-    command: str = ""
-    created: str = ""
-    total_cases: int | None = None
-    """How many cases were measured, where not every one has a card."""
+
+def _by_case(proof: Proof) -> dict[str, list[ProbeRecord]]:
+    grouped: dict[str, list[ProbeRecord]] = {}
+    for record in proof.records:
+        grouped.setdefault(record.case, []).append(record)
+    return grouped
+
+
+def _card(case: EditCase, per_editor: Sequence[Sequence[ProbeRecord]]) -> CaseCard:
+    examples = [case.request, *(probe.example for probe in case.probes if probe.example.question)]
+    questions = [_row(case, example, records) for example, *records in zip(examples, *per_editor, strict=True)]
+    request, *probes = questions
+    return CaseCard(
+        id=case.id,
+        question=request.question,
+        said=request.before,
+        right=request.expected,
+        after=request.after,
+        picture=case.request.image,
+        probes=tuple(probes),
+    )
+
+
+def _row(case: EditCase, example: Example, records: Sequence[ProbeRecord]) -> ProbeRow:
+    first = records[0]
+    return ProbeRow(
+        kind=first.kind,
+        question=first.question,
+        expected=first.target or "",
+        before=Verdict(printable(first.before), first.free_exact_before == 1.0),
+        after=tuple(Verdict(printable(record.after), record.free_exact_after == 1.0) for record in records),
+        picture=None if example.image == case.request.image else example.image,
+    )
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which a model may well say and no page or terminal should obey."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)

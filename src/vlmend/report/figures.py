@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from vlmend.report.content import MEASURES, EditorScores, Interval, kind_of
+from vlmend.report.content import MEASURES, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from vlmend.evaluation.proof import Proof
+    from vlmend.evaluation.stats import Estimate
+
 __all__ = ["DARK", "LIGHT", "Theme", "metrics_figure", "save", "style", "svg"]
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "D", "s", "^", "v", "P")
-SHOWN = ("forced_exact", "free_exact")
+SHOWN = ("tf_exact", "free_exact")
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,14 @@ def style(theme: Theme) -> dict[Any, Any]:
     }
 
 
-def metrics_figure(editors: Sequence[EditorScores], theme: Theme = LIGHT) -> Figure:
+def metrics_figure(proofs: Sequence[Proof], theme: Theme = LIGHT) -> Figure:
     """Before and after per metric: teacher-forced on the left, free generation on the right."""
-    kinds = [row.kind for row in editors[0].metrics] if editors else []
+    kinds = list(dict.fromkeys(kind for proof in proofs for kind in proof.summary))
     with rc_context(style(theme)):
         figure = Figure(figsize=(9.2, 1.15 + 0.52 * max(len(kinds), 1)), layout="constrained")
         panels = figure.subplots(1, len(SHOWN), sharey=True, squeeze=False)[0]
         for axes, measure in zip(panels, SHOWN, strict=True):
-            _panel(axes, editors, kinds, measure, theme)
+            _panel(axes, proofs, kinds, measure, theme)
         handles, labels = panels[0].get_legend_handles_labels()
         if handles:
             columns = min(len(labels), 6)
@@ -90,14 +94,15 @@ def svg(figure: Figure, theme: Theme = LIGHT) -> bytes:
 
 
 def save(figure: Figure, path: Path, theme: Theme = LIGHT) -> Path:
-    """Write the figure; the ending of `path` chooses the format."""
+    """Write the figure; the ending of `path` chooses the format. Letters that no font has become boxes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context(style(theme)):
+    with rc_context(style(theme)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(path, dpi=200)
     return path
 
 
-def _panel(axes: Axes, editors: Sequence[EditorScores], kinds: Sequence[str], measure: str, theme: Theme) -> None:
+def _panel(axes: Axes, proofs: Sequence[Proof], kinds: Sequence[str], measure: str, theme: Theme) -> None:
     axes.set_title(MEASURES[measure], loc="left", pad=8)
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
@@ -105,35 +110,33 @@ def _panel(axes: Axes, editors: Sequence[EditorScores], kinds: Sequence[str], me
     axes.set_yticks(range(len(kinds)), [kind_of(kind).name for kind in kinds])
     axes.grid(axis="x", zorder=0)
     axes.tick_params(length=0)
-    for number, scores in enumerate(editors):
-        offset = (number - (len(editors) - 1) / 2) * 0.2
-        _series(axes, scores, number, measure, offset, theme)
+    for number, proof in enumerate(proofs):
+        offset = (number - (len(proofs) - 1) / 2) * 0.2
+        _series(axes, proof, kinds, number, measure, offset, theme)
 
 
-def _series(axes: Axes, scores: EditorScores, number: int, measure: str, offset: float, theme: Theme) -> None:
+def _series(
+    axes: Axes, proof: Proof, kinds: Sequence[str], number: int, measure: str, offset: float, theme: Theme
+) -> None:
     colour = OKABE_ITO[number % len(OKABE_ITO)]
     marker = MARKERS[number % len(MARKERS)]
-    label: str | None = scores.editor
-    before_label: str | None = "before" if number == 0 else None
-    for place, row in enumerate(scores.metrics):
-        if measure not in row.measures:
+    names = {"after": proof.method, "before": "before" if number == 0 else None}
+    for place, kind in enumerate(kinds):
+        if kind not in proof.summary:
             continue
         y = place + offset
-        pair = row.measures[measure]
-        if pair.before is not None:
-            axes.plot(
-                [pair.before.mean, pair.after.mean], [y, y], color=colour, lw=1.4, alpha=0.45,
-                zorder=2,
-            )  # fmt: skip
-            axes.plot(
-                pair.before.mean, y, "o", ms=6, mfc=theme.ground, mec=theme.faint, mew=1.4,
-                zorder=3, ls="none", label=before_label,
-            )  # fmt: skip
-            before_label = None
-        _interval(axes, pair.after, y, colour)
-        axes.plot(pair.after.mean, y, marker, ms=7.5, color=colour, zorder=5, ls="none", label=label)
-        label = None
+        change = getattr(proof.summary[kind], measure)
+        if not kind_of(kind).keeps:
+            means = [change.before.mean, change.after.mean]
+            axes.plot(means, [y, y], color=colour, lw=1.4, alpha=0.45, zorder=2)
+            (ring,) = axes.plot(means[0], y, "o", ls="none", ms=6, mew=1.4, zorder=3, label=names.pop("before", None))
+            ring.set_markerfacecolor(theme.ground)
+            ring.set_markeredgecolor(theme.faint)
+        _interval(axes, change.after, y, colour)
+        axes.plot(
+            change.after.mean, y, marker, ls="none", color=colour, ms=7.5, zorder=5, label=names.pop("after", None)
+        )
 
 
-def _interval(axes: Axes, value: Interval, y: float, colour: str) -> None:
+def _interval(axes: Axes, value: Estimate, y: float, colour: str) -> None:
     axes.plot([value.low, value.high], [y, y], color=colour, lw=3.2, alpha=0.35, zorder=4)

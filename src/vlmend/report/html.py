@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 
+from vlmend.data.records import IMAGE_GENERALITY, TEXT_GENERALITY
+from vlmend.evaluation.proof import LABELS, RELIABILITY
+from vlmend.models.pictures import open_picture
 from vlmend.report import figures, pictures
-from vlmend.report.content import KINDS, MEASURES, Report, kind_of
+from vlmend.report.content import MEASURES, Report, cards, kind_of
 
 if TYPE_CHECKING:
-    from vlmend.report.content import EditorScores, Interval, Measure, Picture
+    from collections.abc import Sequence
+
+    from vlmend.evaluation.proof import Change, Proof
+    from vlmend.evaluation.stats import Estimate
+    from vlmend.report.content import CaseCard, Picture
 
 __all__ = ["headline", "render", "write"]
 
 SVG = "image/svg+xml"
-HEADLINE = "free_exact"
 GAINS = {
-    "reliability": "corrected questions are answered right",
-    "text_generality": "in other words",
-    "image_generality": "on another picture",
+    RELIABILITY: "corrected questions are answered right",
+    TEXT_GENERALITY: "in other words",
+    IMAGE_GENERALITY: "on another picture",
 }
 
 
@@ -36,57 +41,77 @@ def write(report: Report, path: Path) -> Path:
 
 def render(report: Report) -> str:
     """The whole page as text."""
+    shown = cards(report)
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             report=report,
+            cards=shown,
             style=_asset("report.css"),
             measures=MEASURES,
+            probe_kinds=_probe_kinds(shown),
             kind=kind_of,
+            settings=_settings,
+            cost=_cost,
             percent=_percent,
             bounds=_bounds,
-            change=_change,
+            verdict_on=_verdict_on,
             embed=_embed,
-            probe_kinds=_probe_kinds(report),
             figure_light=_figure(report, figures.LIGHT),
             figure_dark=_figure(report, figures.DARK),
-            headlines=[headline(scores) for scores in report.editors],
+            headlines=[headline(proof) for proof in report.proofs],
         )
     )
 
 
-def headline(scores: EditorScores) -> str:
+def headline(proof: Proof) -> str:
     """What an editor did, in one sentence, counted by free generation."""
-    rows = {row.kind: row.measures[HEADLINE] for row in scores.metrics if HEADLINE in row.measures}
-    parts = [_says(rows[kind], words) for kind, words in GAINS.items() if kind in rows]
-    kept = [measure.after for kind, measure in rows.items() if kind_of(kind).keeps]
+    found = {kind: summary.free_exact for kind, summary in proof.summary.items()}
+    parts = [_says(found[kind], words) for kind, words in GAINS.items() if kind in found]
+    kept = [change.after for kind, change in found.items() if kind_of(kind).keeps]
     if kept:
-        total = sum(value.n for value in kept)
-        changed = total - sum(_hits(value) for value in kept)
+        total = sum(estimate.n for estimate in kept)
+        changed = total - sum(_hits(estimate) for estimate in kept)
         parts.append(f"{changed} of {total} unrelated answers changed")
-    return f"{scores.editor}: " + "; ".join(parts) + "."
+    return f"{proof.method}: " + "; ".join(parts) + "."
 
 
-def _says(measure: Measure, words: str) -> str:
-    before = "" if measure.before is None else f" (before: {_hits(measure.before)})"
-    return f"{_hits(measure.after)} of {measure.after.n} {words}{before}"
+def _says(change: Change, words: str) -> str:
+    return f"{_hits(change.after)} of {change.after.n} {words} (before: {_hits(change.before)})"
 
 
-def _hits(value: Interval) -> int:
-    return 0 if math.isnan(value.mean) else round(value.mean * value.n)
+def _hits(estimate: Estimate) -> int:
+    return round(estimate.mean * estimate.n) if estimate.n else 0
 
 
-def _probe_kinds(report: Report) -> list[str]:
+def _settings(proof: Proof) -> str:
+    """Settings in a line, those that are off left out."""
+    return ", ".join(f"{name}={_plain(value)}" for name, value in proof.settings.items() if value is not None)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(_plain(item) for item in cast("Sequence[object]", value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cost(proof: Proof) -> str:
+    """What an edit took, on average, and at most."""
+    if not proof.costs:
+        return ""
+    seconds = sum(cost.seconds for cost in proof.costs) / len(proof.costs)
+    return f"{seconds:.2f} s per edit · peak memory {max(cost.peak_mb for cost in proof.costs):.0f} MB"
+
+
+def _probe_kinds(shown: Sequence[CaseCard]) -> list[str]:
     """The kinds of probe that occur, known ones first and in their order."""
-    found = dict.fromkeys(probe.kind for card in report.cases for probe in card.probes)
-    return [kind for kind in KINDS if kind in found] + [kind for kind in found if kind not in KINDS]
+    found = dict.fromkeys(probe.kind for card in shown for probe in card.probes)
+    return [kind for kind in LABELS if kind in found] + [kind for kind in found if kind not in LABELS]
 
 
 def _figure(report: Report, theme: figures.Theme) -> str:
-    if not report.editors:
-        return ""
-    figure = figures.metrics_figure(report.editors, theme)
+    figure = figures.metrics_figure(report.proofs, theme)
     return pictures.encode(SVG, figures.svg(figure, theme))
 
 
@@ -108,23 +133,20 @@ def _asset(name: str) -> str:
 def _embed(picture: Picture | None, largest: int = pictures.LARGEST) -> dict[str, object] | None:
     if picture is None:
         return None
-    image = pictures.open_picture(picture)
+    image = open_picture(picture)
     return {"src": pictures.data_uri(image, largest), "pixels": pictures.is_pixel_art(image)}
 
 
-def _percent(value: Interval | float) -> str:
-    mean = value if isinstance(value, float | int) else value.mean
-    return "–" if math.isnan(mean) else f"{100 * mean:.0f}"
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.mean:.0f}" if estimate.n else "–"
 
 
-def _bounds(value: Interval) -> str:
-    return f"{100 * value.low:.0f}–{100 * value.high:.0f}"
+def _bounds(estimate: Estimate) -> str:
+    return f"{100 * estimate.low:.0f}–{100 * estimate.high:.0f}" if estimate.n else ""
 
 
-def _change(measure: Measure) -> str:
-    """Whether the interval says that the edit helped ("good"), hurt ("bad"), or neither ("")."""
-    if measure.before is None:
-        return "bad" if measure.after.high < 1 else ""
-    if measure.after.low > measure.before.mean:
+def _verdict_on(change: Change) -> str:
+    """Whether the paired interval says that the edit helped ("good"), hurt ("bad"), or neither ("")."""
+    if change.gain.low > 0:
         return "good"
-    return "bad" if measure.after.high < measure.before.mean else ""
+    return "bad" if change.gain.high < 0 else ""

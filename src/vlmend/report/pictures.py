@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-if TYPE_CHECKING:
-    from vlmend.report.content import Picture
-
-__all__ = ["data_uri", "encode", "is_pixel_art", "open_picture"]
+__all__ = ["data_uri", "encode", "is_pixel_art"]
 
 LARGEST = 640
 PIXEL_ART = 200
-
-
-def open_picture(picture: Picture) -> Image.Image:
-    """The picture in RGB and upright, from a file or as it is."""
-    if isinstance(picture, Path):
-        with Image.open(picture) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    return picture.convert("RGB")
 
 
 def is_pixel_art(image: Image.Image) -> bool:

@@ -1,0 +1,70 @@
+"""The `vlmend` application: the commands put together, and what happens when one fails."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vlmend import __version__
+from vlmend.cli import ask, bench, demo, doctor, edit
+from vlmend.cli.console import complain
+from vlmend.errors import VlmendError
+
+__all__ = ["app"]
+
+USER_MISTAKE = 2
+
+
+class Commands(TyperGroup):
+    """The group of all commands: a user's mistake is one line on stderr and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except VlmendError as error:
+            complaint = str(error)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            complaint = f"{error.filename}: {error.strerror}"
+        complain(complaint)
+        raise typer.Exit(USER_MISTAKE)
+
+
+app = typer.Typer(
+    name="vlmend",
+    cls=Commands,
+    help="Diagnose, edit and prove fixes to vision-language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Diagnose, edit and prove fixes to vision-language models."""
+
+
+app.command()(demo.demo)
+app.command()(ask.ask)
+app.command()(edit.edit)
+app.command()(bench.bench)
+app.command()(doctor.doctor)
+
+if importlib.util.find_spec("vlmend.cli.world"):
+    app.add_typer(importlib.import_module("vlmend.cli.world").app, name="world")

@@ -1,0 +1,86 @@
+"""Arguments that several commands share, and how each becomes the thing it names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlmend.cli.console import working
+from vlmend.errors import DataError, VlmendError
+
+if TYPE_CHECKING:
+    from vlmend.data.records import EditCase
+    from vlmend.editors.base import Editor
+    from vlmend.models.vlm import VLM
+
+__all__ = [
+    "CasesArgument",
+    "LimitOption",
+    "MaxNewTokensOption",
+    "ModelArgument",
+    "SkipMissingOption",
+    "load_model",
+    "make_editor",
+    "read_cases",
+    "read_settings",
+]
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="'demo', a folder with a saved model, or a Hugging Face id.")
+]
+CasesArgument = Annotated[
+    Path, typer.Argument(metavar="CASES", help="A file of edit cases: E-VQA or E-IC JSON as MMEdit publishes it.")
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Use only the first so many cases.")]
+SkipMissingOption = Annotated[bool, typer.Option("--skip-missing", help="Leave out cases whose pictures are missing.")]
+MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+
+
+def load_model(name: str) -> VLM:
+    """The model of that name, with a spinner while it loads."""
+    with working(f"Loading {name}"):
+        import vlmend
+
+        return vlmend.load(name)
+
+
+def read_cases(path: Path, limit: int | None = None, *, skip_missing: bool = False) -> list[EditCase]:
+    """The cases in a file, at most `limit` of them; none at all is a mistake."""
+    from vlmend.data.formats import read
+
+    cases = read(path, skip_missing=skip_missing)[:limit]
+    if not cases:
+        raise DataError("no case in it can be used", path=path)
+    return cases
+
+
+def read_settings(given: Iterable[str]) -> dict[str, Any]:
+    """`NAME=VALUE` pairs; values are read as JSON where they are JSON, else as text."""
+    settings: dict[str, Any] = {}
+    for pair in given:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise VlmendError(f"--set takes NAME=VALUE, not '{pair}'")
+        try:
+            settings[name] = json.loads(text)
+        except ValueError:
+            settings[name] = text
+    return settings
+
+
+def make_editor(name: str, settings: Mapping[str, Any]) -> Editor:
+    """A registered editor with settings that were typed in; values of the wrong type are a mistake."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from vlmend.editors.base import editor, editor_class
+
+    editor(name, **settings)  # complains about unknown names
+    try:
+        return TypeAdapter[Any](editor_class(name)).validate_python(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise VlmendError(f"setting '{first['loc'][0]}' of editor '{name}': {first['msg']}") from error

@@ -1,0 +1,83 @@
+"""`vlmend bench`: measure editors on a file of cases."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlmend.cli.arguments import (
+    CasesArgument,
+    LimitOption,
+    MaxNewTokensOption,
+    ModelArgument,
+    SkipMissingOption,
+    load_model,
+    make_editor,
+    read_cases,
+    read_settings,
+)
+from vlmend.cli.console import JsonFlag, replying, working
+from vlmend.cli.measuring import described, measure, scores_table
+from vlmend.errors import VlmendError
+
+if TYPE_CHECKING:
+    from vlmend.editors.base import Editor
+
+__all__ = ["bench"]
+
+
+def bench(
+    model: ModelArgument,
+    cases: CasesArgument,
+    out: Annotated[Path, typer.Option(help="The run folder; a run that was cut short there goes on.")],
+    editors: Annotated[str, typer.Option(metavar="A,B", help="Which editors, by name.")] = "ft",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="EDITOR.NAME=VALUE", help="A setting of one editor; may be repeated."),
+    ] = None,
+    limit: LimitOption = None,
+    skip_missing: SkipMissingOption = False,
+    max_new_tokens: MaxNewTokensOption = 32,
+    as_json: JsonFlag = False,
+) -> None:
+    """Edit every case alone with each editor, measure before and after, and write a report."""
+    with replying(as_json) as reply:
+        methods = make_editors(editors, setting or ())
+        wanted = read_cases(cases, limit, skip_missing=skip_missing)
+        vlm = load_model(model)
+        proofs = measure(vlm, methods, wanted, out, max_new_tokens=max_new_tokens)
+        command = ["vlmend", "bench", model, str(cases), "--editors", editors, "--out", str(out)]
+        command += [word for one in setting or () for word in ("--set", one)]
+        command += ["--limit", str(limit)] if limit else []
+        with working("Writing the report"):
+            from vlmend.report.folder import fill
+
+            title = f"{len(wanted)} answers of {vlm.name}, edited one by one"
+            report = described(title, proofs, wanted, cases.name, shlex.join(command))
+            path = fill(out, report)
+        reply.say(*(scores_table(proof) for proof in proofs))
+        reply.line(str(path))
+        reply.document = {
+            "run": str(out),
+            "report": str(path),
+            "cases": len(wanted),
+            "editors": {proof.method: proof.metrics for proof in proofs},
+        }
+
+
+def make_editors(names: str, settings: Sequence[str]) -> list[Editor]:
+    """The editors of a comma-separated list, each with its own settings, each once."""
+    wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if not wanted:
+        raise VlmendError("--editors names no editor")
+    split: dict[str, dict[str, Any]] = {name: {} for name in wanted}
+    for key, value in read_settings(settings).items():
+        editor, _, name = key.partition(".")
+        if editor not in split or not name:
+            raise VlmendError(f"--set takes EDITOR.NAME=VALUE with an editor of this bench, not '{key}'")
+        split[editor][name] = value
+    return [make_editor(name, split[name]) for name in wanted]

@@ -1,0 +1,82 @@
+"""How commands speak: answers on stdout, progress and complaints on stderr, `--json` as one document."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from typing import Annotated, Any, TextIO
+
+import typer
+from rich.console import Console, RenderableType
+
+__all__ = ["JsonFlag", "Reply", "complain", "progress", "replying", "working"]
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+
+
+def complain(message: str) -> None:
+    """One line on stderr, however many lines the message has."""
+    typer.echo("vlmend: " + " ".join(message.split()), err=True)
+
+
+class Reply:
+    """What a command answers: `say` for people, `document` for programs; one of the two is shown."""
+
+    def __init__(self, stdout: TextIO, as_json: bool) -> None:
+        self.as_json = as_json
+        self.document: Mapping[str, Any] | None = None
+        self._console = Console(file=stdout, highlight=False, emoji=False, markup=False)
+        self._stdout = stdout
+
+    def say(self, *renderables: RenderableType) -> None:
+        """Print for people; nothing under `--json`."""
+        if not self.as_json:
+            for renderable in renderables:
+                self._console.print(renderable)
+
+    def line(self, text: str) -> None:
+        """Print one line as it is, never wrapped: a path stays whole."""
+        if not self.as_json:
+            self._stdout.write(text + "\n")
+            self._stdout.flush()
+
+
+@contextmanager
+def replying(as_json: bool) -> Generator[Reply]:
+    """A reply; while it is open, what libraries print goes to stderr under `--json`."""
+    stdout = sys.stdout
+    reply = Reply(stdout, as_json)
+    if not as_json:
+        yield reply
+        return
+    with redirect_stdout(sys.stderr):
+        yield reply
+    json.dump(reply.document, stdout, ensure_ascii=False, indent=2, allow_nan=False)
+    stdout.write("\n")
+
+
+@contextmanager
+def working(what: str) -> Generator[None]:
+    """A spinner on stderr for work of unknown length."""
+    quiet_libraries()
+    with Console(stderr=True).status(what):
+        yield
+
+
+@contextmanager
+def progress(what: str, total: int) -> Generator[Callable[[], None]]:
+    """A bar on stderr; call what it yields once per finished step."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def quiet_libraries() -> None:
+    """Keep the chatter of model libraries off the terminal; their errors still raise."""
+    warnings.filterwarnings("ignore", module=r"(transformers|torch|huggingface_hub)\b")

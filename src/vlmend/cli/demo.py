@@ -1,0 +1,84 @@
+"""`vlmend demo`: the whole loop on the bundled model, in two minutes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from vlmend.cli.arguments import load_model, make_editor, read_cases
+from vlmend.cli.console import JsonFlag, progress, replying, working
+from vlmend.cli.measuring import cases_table, described, measure, scores_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vlmend.data.records import EditCase
+
+__all__ = ["demo"]
+
+CAPTIONS_SHARE = 4
+"""One in so many of the demo's cases is a caption; the others are questions."""
+
+
+def demo(
+    out: Annotated[Path | None, typer.Option(help="The run folder; a new one in runs/ by default.")] = None,
+    count: Annotated[int, typer.Option("--cases", min=1, help="How many wrong answers to mend.")] = 12,
+    model: Annotated[str, typer.Option(help="Another model than the bundled one.")] = "demo",
+    as_json: JsonFlag = False,
+) -> None:
+    """Mend a dozen wrong answers of the bundled model, and show what that changed."""
+    with replying(as_json) as reply:
+        cases = demo_cases(count)
+        vlm = load_model(model)
+        with working("Asking the model"):
+            said = vlm.generate(vlm.prepare([case.request for case in cases]))
+        reply.say(_wrong_answers(cases, said), "")
+        folder = out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+        proofs = measure(vlm, [make_editor("ft", {})], cases, folder)
+        title = f"{len(cases)} wrong answers of {vlm.name}, mended one by one"
+        report = described(title, proofs, cases, "the bundled demo cases", "vlmend demo")
+        reply.say(cases_table(report), "", *(scores_table(proof) for proof in proofs), "")
+        with progress("Drawing", len(cases)) as advance:
+            from vlmend.report.folder import fill
+
+            path = fill(folder, report, case_pictures=True, on_picture=advance)
+        reply.say(f"One picture per case: {folder / 'figures'}", "Report:")
+        reply.line(str(path))
+        reply.document = {
+            "run": str(folder),
+            "report": str(path),
+            "cases": len(cases),
+            "editors": {proof.method: proof.metrics for proof in proofs},
+        }
+
+
+def demo_cases(count: int) -> list[EditCase]:
+    """Bundled cases made of the bundled model's own errors: mostly questions, some captions."""
+    folder = Path(str(resources.files("vlmend.world"))) / "demo_cases"
+    captions = count // CAPTIONS_SHARE
+    return [
+        *_spread(read_cases(folder / "evqa_eval.json"), count - captions),
+        *_spread(read_cases(folder / "eic_eval.json"), captions),
+    ]
+
+
+def _spread(cases: Sequence[EditCase], count: int) -> list[EditCase]:
+    """So many of the cases, evenly over the file."""
+    count = min(count, len(cases))
+    return [cases[place * len(cases) // count] for place in range(count)]
+
+
+def _wrong_answers(cases: Sequence[EditCase], said: Sequence[str]) -> Table:
+    from vlmend.report.content import printable
+
+    table = Table(title="Wrong answers", title_justify="left", header_style="bold")
+    for column in ("Question", "The model says", "Right"):
+        table.add_column(column, overflow="fold")
+    for case, answer in zip(cases, said, strict=True):
+        table.add_row(case.request.question, printable(answer), case.request.answer)
+    return table

@@ -1,0 +1,125 @@
+"""`vlmend doctor`: is this environment sound, and can this model be used?"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from vlmend.cli.arguments import load_model
+from vlmend.cli.console import JsonFlag, Reply, replying, working
+
+if TYPE_CHECKING:
+    from vlmend.models.vlm import VLM
+
+__all__ = ["Check", "doctor"]
+
+UNSOUND = 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Also load this model and show its parts.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check the installation and, if one is named, a model. Exit code 1 if anything is wrong."""
+    with replying(as_json) as reply:
+        with working("Looking at the installation"):
+            checks = [*versions(), torchvision()]
+        _show_checks(reply, checks)
+        description = _model(reply, model) if model else None
+        reply.document = {"checks": [asdict(check) for check in checks], "model": description}
+    if not all(check.ok for check in checks):
+        raise typer.Exit(UNSOUND)
+
+
+def versions() -> Iterator[Check]:
+    """Python and every core dependency against the range this package asks for."""
+    from packaging.requirements import Requirement
+
+    yield Check("python", True, platform.python_version())
+    for line in importlib.metadata.requires("vlmend") or ():
+        wanted = Requirement(line)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(wanted.name, False, f"not installed, {wanted.specifier} is needed")
+            continue
+        fits = wanted.specifier.contains(found, prereleases=True)
+        yield Check(wanted.name, fits, found if fits else f"{found}, {wanted.specifier} is needed")
+
+
+def torchvision() -> Check:
+    """Transformers uses torchvision wherever it is installed, so one that does not import breaks every processor."""
+    name = "torchvision"
+    if importlib.util.find_spec(name) is None:
+        return Check(name, True, "not installed; pictures are prepared with Pillow")
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # a broken binary may raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Check(name, False, f"installed but broken ({reason}); uninstall it or match it to torch")
+    return Check(name, True, importlib.metadata.version(name))
+
+
+def describe(vlm: VLM) -> dict[str, Any]:
+    """A loaded model in words and numbers: its parts, and what one sample picture becomes."""
+    from vlmend.models.verify import sample
+
+    parts = vlm.parts
+    prepared = vlm.prepare([sample()])
+    visual = prepared.rows[0].visual_T.nonzero().flatten().tolist()
+    tensors = list(vlm.model.parameters())
+    return {
+        "name": vlm.name,
+        "fingerprint": vlm.fingerprint,
+        "class": type(vlm.model).__name__,
+        "parameters": sum(tensor.numel() for tensor in tensors),
+        "memory_mb": round(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**20, 1),
+        "dtype": str(vlm.model.dtype).removeprefix("torch."),
+        "device": str(vlm.device),
+        "decoder_layers": len(parts.layers),
+        "visual_tokens": len(visual),
+        "visual_positions": [visual[0], visual[-1]],
+        "parts": dict(parts.paths),
+    }
+
+
+def _model(reply: Reply, name: str) -> dict[str, Any]:
+    vlm = load_model(name)
+    with working("Looking at the model"):
+        description = describe(vlm)
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for key, value in description.items():
+        shown = "\n".join(f"{part}: {path}" for part, path in value.items()) if isinstance(value, dict) else value
+        table.add_row(Text(key.replace("_", " "), "bold"), str(shown))
+    reply.say("", table)
+    return description
+
+
+def _show_checks(reply: Reply, checks: list[Check]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for check in checks:
+        mark = Text("ok", "green") if check.ok else Text("WRONG", "bold red")
+        table.add_row(mark, check.name, check.detail)
+    reply.say(table)

@@ -1,0 +1,94 @@
+"""`vlmend edit`: fit edits and save them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from vlmend.cli.arguments import (
+    CasesArgument,
+    LimitOption,
+    MaxNewTokensOption,
+    ModelArgument,
+    SkipMissingOption,
+    load_model,
+    make_editor,
+    read_cases,
+    read_settings,
+)
+from vlmend.cli.console import JsonFlag, progress, replying
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from vlmend.data.records import EditCase
+    from vlmend.editors.base import Editor
+    from vlmend.models.vlm import VLM
+
+__all__ = ["edit"]
+
+
+def edit(
+    model: ModelArgument,
+    cases: CasesArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the edits.")],
+    editor: Annotated[str, typer.Option(help="Which method makes them.")] = "ft",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the editor; may be repeated.")
+    ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="Fit one edit for all cases, saved in OUT itself.")
+    ] = False,
+    limit: LimitOption = None,
+    skip_missing: SkipMissingOption = False,
+    max_new_tokens: MaxNewTokensOption = 32,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit edits for the cases in a file and save them: one per case, or one for all."""
+    with replying(as_json) as reply:
+        method = make_editor(editor, read_settings(setting or ()))
+        wanted = read_cases(cases, limit, skip_missing=skip_missing)
+        vlm = load_model(model)
+        groups = {out: wanted} if together else {out / case.id: [case] for case in wanted}
+        made: list[dict[str, Any]] = []
+        with progress("Editing", len(groups)) as advance:
+            for folder, group in groups.items():
+                made += _fit_and_save(vlm, method, group, folder, max_new_tokens)
+                advance()
+        reply.say(_table(made))
+        reply.document = {"model": vlm.name, "editor": editor, "edits": made}
+
+
+def _fit_and_save(
+    vlm: VLM, method: Editor, cases: Sequence[EditCase], folder: Path, max_new_tokens: int
+) -> Iterator[dict[str, Any]]:
+    prepared = vlm.prepare([case.request for case in cases])
+    before = vlm.generate(prepared, max_new_tokens=max_new_tokens)
+    made = method.fit(vlm, cases)
+    made.save(folder)
+    after = vlm.generate(prepared, made, max_new_tokens=max_new_tokens)
+    for case, said, says in zip(cases, before, after, strict=True):
+        yield {
+            "case": case.id,
+            "question": case.request.question,
+            "before": said,
+            "target": case.request.answer,
+            "after": says,
+            "edit": made.id,
+            "folder": str(folder),
+        }
+
+
+def _table(made: Sequence[dict[str, Any]]) -> Table:
+    from vlmend.report.content import printable
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("Question", "Said", "Right", "After the edit", "Saved in"):
+        table.add_column(title, overflow="fold")
+    for one in made:
+        answers = (one["question"], one["before"], one["target"], one["after"])
+        table.add_row(*map(printable, answers), one["folder"])
+    return table

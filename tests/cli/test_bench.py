@@ -1,0 +1,154 @@
+"""`vlmend bench`: a whole run folder, equal numbers everywhere, runs that go on, and clear complaints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STRONG = ("--set", "ft.lr=0.02", "--set", "ft.steps=25", "--set", "ft.layers=all", "--max-new-tokens", 6)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bench") / "run"
+
+
+@pytest.fixture
+def bench(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, run: Path
+) -> Callable[..., Any]:
+    """`bench(*more)` runs the same bench into the same folder."""
+    return lambda *more: vlmend_cli("bench", tiny_folder(), cases_file, "--out", run, *STRONG, *more)
+
+
+def test_run_folder_is_whole_and_agrees_with_the_document(bench: Callable[..., Any], run: Path) -> None:
+    outcome = bench("--json")
+    assert outcome.code == 0, outcome.stderr
+    document = outcome.document
+    assert document["report"] == str(run / "report.html")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["ft"]["metrics"] == document["editors"]["ft"]
+    assert metrics["ft"]["edits"] == 3
+    about = json.loads((run / "run.json").read_text())
+    assert about["editors"]["ft"]["steps"] == 25
+    assert {"fingerprint", "seed", "versions", "cases"} <= set(about)
+    records = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    assert [record["case"] for record in records] == ["evqa-0", "evqa-1", "evqa-2"]
+    page = (run / "report.html").read_text()
+    for record in records:
+        for probe in record["records"]:
+            assert probe["question"] in page
+    assert (run / "figures" / "metrics.png").stat().st_size > 0
+
+
+def test_edits_do_something_and_their_score_is_counted_from_the_records(bench: Callable[..., Any], run: Path) -> None:
+    reliability = bench("--json").document["editors"]["ft"]["reliability"]
+    assert reliability["n"] == 3
+    assert reliability["tf_token_acc"]["gain"]["mean"] > 0
+    lines = (run / "records.jsonl").read_text().splitlines()
+    hits = [json.loads(line)["records"][0]["tf_exact_after"] for line in lines]
+    assert reliability["tf_exact"]["after"]["mean"] == pytest.approx(sum(hits) / 3)
+
+
+def test_a_run_that_was_cut_short_goes_on_with_equal_numbers(bench: Callable[..., Any], run: Path) -> None:
+    whole = bench("--json").document
+    records = run / "records.jsonl"
+    lines = records.read_text().splitlines(keepends=True)
+    records.write_text(lines[0] + lines[1][:40])
+    (run / "metrics.json").unlink()
+    assert bench("--json").document["editors"] == whole["editors"]
+    kept = records.read_text().splitlines(keepends=True)
+    assert kept[0] == lines[0]
+    assert len(kept) == 3
+
+
+def test_for_people_the_last_line_is_the_report(bench: Callable[..., Any], run: Path) -> None:
+    outcome = bench()
+    assert outcome.stdout.splitlines()[-1] == str(run / "report.html")
+    assert "Reliability" in outcome.stdout
+
+
+def test_other_settings_in_the_same_folder(bench: Callable[..., Any], run: Path) -> None:
+    bench()
+    assert bench("--set", "ft.steps=2").is_a_users_mistake(str(run), "editors")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--editors", "rome"), ("no editor named 'rome'", "ft")),
+        (("--editors", ","), ("no editor",)),
+        (("--set", "ft.speed=3"), ("speed", "steps")),
+        (("--set", "ft.steps=many"), ("steps", "integer")),
+        (("--set", "steps=3"), ("EDITOR.NAME=VALUE",)),
+        (("--set", "ft.steps"), ("NAME=VALUE",)),
+    ],
+)
+def test_what_is_asked_for_wrongly(
+    vlmend_cli: Callable[..., Any], cases_file: Path, tmp_path: Path, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    out = tmp_path / "run"
+    assert vlmend_cli("bench", "no-model", cases_file, "--out", out, *options).is_a_users_mistake(*words)
+    assert not out.exists()
+
+
+def mangled(path: Path, folder: Path, change: Callable[[list[dict[str, Any]]], Any]) -> Path:
+    """A copy of a cases file, changed, that still finds its pictures."""
+    records = json.loads(path.read_text())
+    for record in records:
+        for field in ("image", "image_rephrase", "m_loc"):
+            record[field] = str(path.parent / record[field])
+    records = change(records) or records
+    copy = folder / "cases.json"
+    copy.write_text(json.dumps(records))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda records: records[1].update(image="absent.png"), ("record 1", "absent.png")),
+        (lambda records: records[2].update(alt=5), ("record 2", "'alt'")),
+        (lambda records: records[0].update(alt=""), ("no target",)),
+        (lambda records: {"cases": records}, ("list",)),
+        (lambda records: [1, 2], ("list",)),
+    ],
+)
+def test_cases_that_are_wrong(
+    vlmend_cli: Callable[..., Any],
+    tiny_folder: Callable[..., Path],
+    cases_file: Path,
+    tmp_path: Path,
+    change: Callable[[list[dict[str, Any]]], Any],
+    words: tuple[str, ...],
+) -> None:
+    bad = mangled(cases_file, tmp_path, change)
+    assert vlmend_cli("bench", tiny_folder(), bad, "--out", tmp_path / "run", "--json").is_a_users_mistake(*words)
+
+
+def test_cases_with_missing_pictures_can_be_left_out(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
+) -> None:
+    bad = mangled(cases_file, tmp_path, lambda records: records[1].update(image="absent.png"))
+    outcome = vlmend_cli(
+        "bench", tiny_folder(), bad, "--out", tmp_path / "run", "--skip-missing", "--set", "ft.steps=1", "--json"
+    )
+    assert outcome.document["cases"] == 2
+
+
+def test_cases_file_that_is_not_json(vlmend_cli: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "cases.json").write_text("[{")
+    outcome = vlmend_cli("bench", "demo", tmp_path / "cases.json", "--out", tmp_path / "run")
+    assert outcome.is_a_users_mistake("cases.json", "not JSON")
+
+
+def test_out_is_a_file(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("")
+    outcome = vlmend_cli("bench", tiny_folder(), cases_file, "--out", tmp_path / "taken")
+    assert outcome.is_a_users_mistake("taken")

@@ -1,0 +1,52 @@
+"""`vlmend doctor`: sound installations pass, a torchvision that cannot be imported does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlmend.cli.doctor import torchvision
+
+
+def checks(document: Any) -> dict[str, bool]:
+    return {check["name"]: check["ok"] for check in document["checks"]}
+
+
+def test_this_installation_is_sound(vlmend_cli: Callable[..., Any]) -> None:
+    outcome = vlmend_cli("doctor", "--json")
+    assert outcome.code == 0
+    found = checks(outcome.document)
+    assert found["torch"] and found["transformers"] and found["torchvision"]
+    assert outcome.document["model"] is None
+
+
+def test_broken_torchvision_is_found(
+    vlmend_cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "torchvision", raising=False)
+    check = torchvision()
+    assert not check.ok
+    assert "nms does not exist" in check.detail
+    outcome = vlmend_cli("doctor", "--json")
+    assert outcome.code == 1
+    assert checks(outcome.document)["torchvision"] is False
+
+
+def test_model_is_described(vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path]) -> None:
+    model = vlmend_cli("doctor", tiny_folder(), "--json").document["model"]
+    first, last = model["visual_positions"]
+    assert model["visual_tokens"] == last - first + 1
+    assert {"vision", "connector", "layers", "head"} <= set(model["parts"])
+
+
+def test_text_names_every_part(vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path]) -> None:
+    text = vlmend_cli("doctor", tiny_folder()).stdout
+    assert "connector:" in text
+    assert "fingerprint" in text
