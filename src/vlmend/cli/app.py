@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from vlmend import __version__
-from vlmend.cli import ask, bench, demo, doctor, edit
+from vlmend.cli import ask, bench, demo, doctor, edit, world
 from vlmend.cli.console import complain
 from vlmend.errors import VlmendError
 
@@ -65,6 +64,4 @@ app.command()(ask.ask)
 app.command()(edit.edit)
 app.command()(bench.bench)
 app.command()(doctor.doctor)
-
-if importlib.util.find_spec("vlmend.cli.world"):
-    app.add_typer(importlib.import_module("vlmend.cli.world").app, name="world")
+app.add_typer(world.app, name="world")
