@@ -58,7 +58,7 @@ class FT:
         """Fit the chosen weights to the cases' requests; the model is left bit for bit as it was.
 
         Raises:
-            EditError: there are no cases, a request has no target, or the loss is not finite.
+            EditError: there are no cases, a request has no target, or the fit diverges.
             PartsError: the model has no such layers or modules.
         """
         check_cases(cases)
@@ -69,10 +69,7 @@ class FT:
             optimizer = torch.optim.AdamW(list(parameters.values()), lr=self.lr, weight_decay=0.0)
             for _ in range(self.steps):
                 loss = answer_loss(vlm.run(prepared, grad=True))
-                if not torch.isfinite(loss):
-                    raise EditError(
-                        f"the loss became {float(loss.detach())}: a smaller learning rate than {self.lr} is needed"
-                    )
+                self._check(loss)
                 if float(loss.detach()) < self.stop_loss:
                     break
                 optimizer.zero_grad(set_to_none=True)
@@ -80,7 +77,12 @@ class FT:
                 optimizer.step()
                 self._limit(parameters, base)
             deltas = {name: parameter.detach() - base[name] for name, parameter in parameters.items()}
+            self._check(*deltas.values())
         return edit_of(self, vlm, cases, [WeightOp.deltas(deltas)])
+
+    def _check(self, *tensors: Tensor) -> None:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            raise EditError(f"the fit diverged: a smaller learning rate than {self.lr} is needed")
 
     def _limit(self, parameters: dict[str, nn.Parameter], base: dict[str, Tensor]) -> None:
         if self.norm_limit is None:

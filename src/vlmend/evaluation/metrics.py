@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["exact_match", "kl_divergence", "negative_log_likelihood", "ranked_agreement", "token_accuracy"]
+__all__ = [
+    "exact_match",
+    "kl_divergence",
+    "negative_log_likelihood",
+    "ranked_agreement",
+    "set_agreement",
+    "token_accuracy",
+]
 
 
 def token_accuracy(logits_NV: Tensor, labels_N: Tensor) -> float:
@@ -37,6 +44,13 @@ def ranked_agreement(before_NV: Tensor, after_NV: Tensor, k: int = 1) -> float:
     length = min(len(before_NV), len(after_NV))
     before, after = (logits[len(logits) - length :].topk(k, dim=-1).indices for logits in (before_NV, after_NV))
     return float((before == after).float().mean())
+
+
+def set_agreement(before_NV: Tensor, after_NV: Tensor, k: int = 10) -> float:
+    """Share of the k most likely tokens before that are among the k most likely after, at every position."""
+    length = min(len(before_NV), len(after_NV))
+    before, after = (logits[len(logits) - length :].topk(k, dim=-1).indices for logits in (before_NV, after_NV))
+    return float((before[:, :, None] == after[:, None, :]).any(-1).float().mean())
 
 
 def kl_divergence(before_NV: Tensor, after_NV: Tensor) -> float:

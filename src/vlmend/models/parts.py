@@ -25,12 +25,12 @@ ROLES: dict[str, tuple[str, ...]] = {
     "attn.k": ("self_attn.k_proj", "attention.key"),
     "attn.v": ("self_attn.v_proj", "attention.value"),
     "attn.out": ("self_attn.o_proj", "self_attn.out_proj", "attention.dense"),
-    "mlp": ("mlp", "feed_forward"),
+    "mlp": ("mlp", "feed_forward", "fc1+fc2"),
     "mlp.gate": ("mlp.gate_proj",),
     "mlp.up": ("mlp.up_proj", "mlp.gate_up_proj", "fc1", "mlp.fc1"),
     "mlp.down": ("mlp.down_proj", "fc2", "mlp.fc2"),
 }
-"""Roles of modules inside a decoder layer, with the names they go by."""
+"""Roles of modules inside a decoder layer, with the names they go by; "+" joins modules that have no common owner."""
 
 _CONNECTORS = ("multi_modal_projector", "connector", "language_projection", "projector", "mm_projector", "merger")
 _NORMS = ("norm", "final_layer_norm", "ln_f")
@@ -108,15 +108,16 @@ class Parts:
             if role not in ROLES:
                 raise PartsError(f"no module role '{role}'; there are: {', '.join((*ROLES, *outside))}")
             for index in self.layer_indices(layers):
-                name, module = self._in_layer(index, role)
-                found[f"{self.paths['layers']}.{index}.{name}"] = module
+                prefix = f"{self.paths['layers']}.{index}"
+                found |= {f"{prefix}.{name}": module for name, module in self._in_layer(index, role).items()}
         return found
 
-    def _in_layer(self, index: int, role: str) -> tuple[str, nn.Module]:
-        for name in ROLES[role]:
-            module = _descend(self.layers[index], name)
-            if module is not None:
-                return name, module
+    def _in_layer(self, index: int, role: str) -> dict[str, nn.Module]:
+        for names in ROLES[role]:
+            modules = {name: _descend(self.layers[index], name) for name in names.split("+")}
+            present = {name: module for name, module in modules.items() if module is not None}
+            if len(present) == len(modules):
+                return present
         kind = type(self.layers[index]).__name__
         raise PartsError(f"layer {index} ({kind}) has no module of role '{role}' (looked for {', '.join(ROLES[role])})")
 

@@ -146,12 +146,19 @@ class Preparer:
         return Row(prompt, ids[0], visual, target, length, key, extras), inputs
 
     def fields(self, prompt: str, picture: Image.Image | None) -> dict[str, Tensor]:
-        """What the processor makes of one prompt, as tensors with a leading axis of 1."""
-        special = not self._opens_itself(prompt)
-        if picture is None:
-            fields = self._tokenizer([prompt], return_tensors="pt", add_special_tokens=special)
-        else:
-            fields = self._processor(images=[picture], text=[prompt], return_tensors="pt", add_special_tokens=special)
+        """What the processor makes of one prompt, as tensors with a leading axis of 1.
+
+        Raises:
+            PromptError: the processor refuses the prompt or the picture.
+        """
+        settings: Any = {"return_tensors": "pt", "add_special_tokens": not self._opens_itself(prompt)}
+        try:
+            if picture is None:
+                fields = self._tokenizer([prompt], **settings)
+            else:
+                fields = self._processor(images=[picture], text=[prompt], **settings)
+        except (ValueError, ZeroDivisionError) as error:
+            raise PromptError(f"the model's processor refuses {prompt!r}: {' '.join(str(error).split())}") from error
         return {name: value for name, value in fields.items() if isinstance(value, Tensor) and name != "labels"}
 
     def _opens_itself(self, prompt: str) -> bool:

@@ -1,0 +1,120 @@
+"""What every registered editor promises."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import assert_untouched, hooks_of, weights_of
+from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor
+from vlmend.editors.base import EDITORS, Editor, editor_class
+from vlmend.errors import EditError, UnknownNameError
+
+# Hyper-parameters under which an editor moves a tiny random model; none: its defaults.
+QUICK: dict[str, dict[str, Any]] = {"ft": {"steps": 20, "lr": 5e-3}}
+
+
+@pytest.fixture(params=sorted(EDITORS))
+def method(request) -> Editor:
+    return editor(request.param, **QUICK.get(request.param, {}))
+
+
+def target_nll(vlm: VLM, case: EditCase, edit: Edit | None) -> float:
+    row = vlm.run(vlm.prepare([case.request]), edit).rows[0]
+    return float(torch.nn.functional.cross_entropy(row.logits_NV, row.target_N))
+
+
+def test_is_an_editor(method):
+    assert isinstance(method, Editor)
+    assert EDITORS[method.name]
+    assert dataclasses.is_dataclass(method)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(method, dataclasses.fields(method)[0].name, None)
+    assert "arXiv" in (__import__(type(method).__module__, fromlist=["_"]).__doc__ or "")
+
+
+def test_fit_mends_and_leaves_the_model_alone(method, vlm, cases):
+    before, hooks = weights_of(vlm), hooks_of(vlm)
+    case = cases[0]
+    edit = method.fit(vlm, [case])
+    assert_untouched(vlm, before)
+    assert hooks_of(vlm) == hooks
+    assert all(not parameter.requires_grad and parameter.grad is None for parameter in vlm.model.parameters())
+    assert (edit.method, edit.base, edit.model) == (method.name, vlm.fingerprint, vlm.name)
+    assert [request.case for request in edit.requests] == [case.id]
+    assert edit.requests[0].target == case.request.answer
+    assert target_nll(vlm, case, edit) < 0.5 * target_nll(vlm, case, None)
+
+
+def test_undo_is_bit_exact(method, llava, cases):
+    before = weights_of(llava)
+    edit = method.fit(llava, cases[:1])
+    with llava.using(edit):
+        llava.generate(llava.prepare([cases[0].request]), max_new_tokens=2)
+    assert_untouched(llava, before)
+
+
+def test_saved_and_loaded_it_does_the_same(method, llava, cases, tmp_path):
+    edit = method.fit(llava, cases[:1])
+    back = Edit.load(edit.save(tmp_path / "edit"))
+    prepared = llava.prepare([cases[0].request])
+    base, now, then = (llava.run(prepared, e).rows[0].logits_NV for e in (None, edit, back))
+    assert torch.equal(now, then)
+    assert not torch.allclose(base, now, atol=1e-3)
+
+
+def test_beats_chance(method, llava, cases):
+    """The target gains more than under random deltas of equal norm on the same tensors."""
+    edit = method.fit(llava, cases[:1])
+    gains = []
+    for seed in range(5):
+        maker = torch.Generator().manual_seed(seed)
+        noise = {}
+        for op in edit.ops:
+            for name, change in op.changes.items():
+                draw = torch.randn(change.shape, generator=maker)
+                noise[name] = draw * (change.norm() / draw.norm())
+        random = dataclasses.replace(edit, ops=(WeightOp.deltas(noise),))
+        gains.append(target_nll(llava, cases[0], None) - target_nll(llava, cases[0], random))
+    gain = target_nll(llava, cases[0], None) - target_nll(llava, cases[0], edit)
+    assert gain > max(gains) + 1.0
+
+
+def test_several_requests_in_one_edit(method, llava, cases):
+    edit = method.fit(llava, cases)
+    assert [request.case for request in edit.requests] == [case.id for case in cases]
+    for case in cases:
+        assert target_nll(llava, case, edit) < target_nll(llava, case, None)
+
+
+def test_fitted_on_top_of_another(method, llava, cases):
+    first = method.fit(llava, cases[:1])
+    with llava.using(first):
+        second = method.fit(llava, cases[1:2])
+    assert second.fitted_on == (first.id,)
+    assert second.base == first.base
+    both = first + second
+    assert target_nll(llava, cases[1], both) < 0.5 * target_nll(llava, cases[1], None)
+    assert [request.case for request in both.requests] == ["case-0", "case-1"]
+
+
+def test_same_request_same_edit(method, llava, cases):
+    assert method.fit(llava, cases[:1]).id == method.fit(llava, cases[:1]).id
+
+
+@pytest.mark.parametrize("broken", [[], [EditCase("x", Example("what ?", None, ""))]])
+def test_nothing_to_edit(method, llava, broken):
+    with pytest.raises(EditError):
+        method.fit(llava, broken)
+
+
+def test_registry():
+    for name in EDITORS:
+        assert editor_class(name).name == name
+    with pytest.raises(UnknownNameError, match=r"no editor named 'nothing'; there are: .*ft"):
+        editor("nothing")
+    with pytest.raises(UnknownNameError, match="no hyper-parameter of editor 'ft' named 'step'"):
+        editor("ft", step=3)

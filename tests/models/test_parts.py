@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from vlmend import VLM
+from vlmend.errors import PartsError
+from vlmend.models.parts import ROLES, find_parts
+from vlmend.models.verify import verify
+
+
+def test_every_family_resolves(vlm: VLM):
+    parts = vlm.parts
+    modules = dict(vlm.model.named_modules(remove_duplicate=False))
+    for part in ("vision", "connector", "decoder", "norm", "embed", "head"):
+        assert modules[parts.paths[part]] is getattr(parts, part)
+    assert len(parts.layers) == 4
+    assert parts.image_token == vlm.model.config.image_token_id
+
+
+def test_roles(vlm: VLM):
+    for role in ("attn", "attn.q", "attn.k", "attn.v", "attn.out", "mlp", "mlp.up", "mlp.down"):
+        found = vlm.parts.modules([0, -1], [role])
+        assert {path.split("layers.")[1][0] for path in found} == {"0", "3"}
+    down = next(iter(vlm.parts.modules("last", ["mlp.down"]).values()))
+    assert isinstance(down, nn.Linear)
+    assert down.out_features < down.in_features
+    assert set(vlm.parts.modules("all", ["connector", "vision"]).values()) == {vlm.parts.connector, vlm.parts.vision}
+
+
+@pytest.mark.parametrize(
+    ("spec", "layers"),
+    [
+        ("all", (0, 1, 2, 3)),
+        ("last", (3,)),
+        ("early", (0,)),
+        ("middle", (1, 2)),
+        ("late", (3,)),
+        (2, (2,)),
+        (-2, (2,)),
+        (0.5, (2,)),
+        (1.0, (3,)),
+        (0.0, (0,)),
+        ([3, -4, 3], (0, 3)),
+        ((0.25, -1), (1, 3)),
+    ],
+)
+def test_layers_are_resolved(llava, spec, layers):
+    assert llava.parts.layer_indices(spec) == layers
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_thirds_cover_all_layers(llava, count):
+    from dataclasses import replace
+
+    parts = replace(llava.parts, layers=llava.parts.layers[:1] * count)
+    thirds = [parts.layer_indices(name) for name in ("early", "middle", "late")]
+    assert {index for third in thirds for index in third} == set(range(count))
+    assert all(thirds)
+
+
+@pytest.mark.parametrize("spec", [4, -5, 1.5, -0.1, "bottom"])
+def test_layers_that_are_not_there(llava, spec):
+    with pytest.raises(PartsError):
+        llava.parts.layer_indices(spec)
+
+
+def test_unknown_role(llava):
+    with pytest.raises(PartsError, match="there are: attn"):
+        llava.parts.modules("last", ["mlp.left"])
+    assert "mlp.left" not in ROLES
+
+
+def test_parts_that_are_not_found(llava):
+    from unittest.mock import patch
+
+    with (
+        patch.object(type(llava.model.base_model), "get_encoder", lambda self, modality: self),
+        patch.object(type(llava.model), "get_encoder", lambda self, modality: self),
+    ):
+        with pytest.raises(PartsError, match="could not find its vision"):
+            find_parts(llava.model)
+
+
+def test_wrong_parts_do_not_pass(llava, tiny):
+    """Each part in another's place is noticed."""
+    from dataclasses import replace
+    from unittest.mock import patch
+
+    right = llava.parts
+    other = nn.Linear(right.head.in_features, right.head.out_features, bias=False)
+    nn.init.normal_(other.weight)
+    wrong = {
+        "layers": right.layers[:-1],
+        "norm": right.layers[0].input_layernorm,
+        "connector": other,
+        "head": other,
+        "vision": right.layers[0].input_layernorm.__class__(48),
+    }
+    for part, module in wrong.items():
+        with patch.object(llava, "parts", replace(right, **{part: module})), pytest.raises(PartsError):
+            verify(llava)
+    reordered = replace(right, layers=(right.layers[1], right.layers[0], *right.layers[2:]))
+    with patch.object(llava, "parts", reordered), pytest.raises(PartsError, match="layers ran as"):
+        verify(llava)
+    verify(llava)
+
+
+def test_cross_attention_is_refused(llava):
+    from unittest.mock import patch
+
+    layer = llava.parts.layers[0]
+    with patch.object(layer, "cross_attn", torch.nn.Identity(), create=True):
+        with pytest.raises(PartsError, match="cross-attention"):
+            find_parts(llava.model)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from vlmend import Example
+from vlmend.errors import PromptError
+from vlmend.models.pictures import content_hash, open_picture
+
+
+def test_prompts_follow_the_chat_template(llava, picture):
+    prepared = llava.prepare([Example("what ?", picture(1), "red"), Example("who ?", None, "nobody")])
+    with_picture, without = prepared.rows
+    assert with_picture.prompt == "<s><image> <user> what ? <assistant>"
+    assert without.prompt == "<s> <user> who ? <assistant>"
+    for row in prepared.rows:
+        assert row.ids_T.tolist().count(llava.tokenizer.bos_token_id) == 1
+    assert int(with_picture.visual_T.sum()) == 16
+    assert llava.tokenizer.decode(without.target_N) == " nobody</s>"
+    assert without.answer_length == len(without.target_N) - 1
+
+
+def test_without_a_chat_template(tiny, picture):
+    blip = tiny("blip2")
+    rows = blip.prepare([Example("what ?", picture(1), "red"), Example("who ?", None, "nobody")]).rows
+    assert [row.prompt for row in rows] == ["what ?", "who ?"]
+    assert [int(row.visual_T.sum()) for row in rows] == [8, 0]
+    assert [blip.tokenizer.decode(row.target_N) for row in rows] == [" red</s>", " nobody</s>"]
+
+
+def test_one_string_or_two(llava):
+    """The answer's tokens are those after the prompt's, as they stand in one string."""
+    row = llava.prepare([Example("is there a dog ?", None, "no , there is a cat")]).rows[0]
+    whole = llava.tokenizer.encode(row.prompt + " no , there is a cat</s>", add_special_tokens=False)
+    assert [*row.ids_T.tolist(), *row.target_N.tolist()] == whole
+
+
+def test_answers_are_trimmed(llava):
+    plain, spaced = llava.prepare([Example("who ?", None, "me"), Example("who ?", None, "  me\n")]).rows
+    assert plain.target_N.tolist() == spaced.target_N.tolist()
+
+
+def test_no_answer_no_target(llava):
+    prepared = llava.prepare([Example("who ?"), Example("who ?", None, " "), Example("who ?", None, "me")])
+    assert [len(row.target_N) for row in prepared.rows][:2] == [0, 0]
+    rows = llava.run(prepared).rows
+    assert [len(row.logits_NV) for row in rows][:2] == [0, 0]
+    assert len(rows[2].logits_NV) > 0
+
+
+def test_equal_pictures_are_one(llava, picture, tmp_path):
+    picture(3).save(tmp_path / "one.png")
+    picture(3).save(tmp_path / "two.bmp")
+    prepared = llava.prepare(
+        [Example("a", tmp_path / "one.png"), Example("b", tmp_path / "two.bmp"), Example("c", picture(3))]
+    )
+    assert len(prepared.pictures) == 1
+    assert content_hash(picture(3)) != content_hash(picture(4))
+    assert content_hash(Image.new("RGB", (2, 3))) != content_hash(Image.new("RGB", (3, 2)))
+
+
+def test_nothing_to_run(llava):
+    prepared = llava.prepare([])
+    assert llava.run(prepared).rows == ()
+    assert llava.generate(prepared) == []
+
+
+def test_more_rows_than_a_batch(llava, picture, monkeypatch):
+    examples = [Example("what ? " * (1 + index % 3), picture(index % 2), "red") for index in range(7)]
+    prepared = llava.prepare(examples)
+    at_once = llava.run(prepared).rows
+    said = llava.generate(prepared, max_new_tokens=3)
+    monkeypatch.setattr(llava, "batch_rows", 2)
+    for one, other in zip(at_once, llava.run(prepared).rows, strict=True):
+        assert (one.logits_NV - other.logits_NV).abs().max() < 2e-5
+    assert llava.generate(prepared, max_new_tokens=3) == said
+
+
+def test_bad_pictures(llava, picture, tmp_path):
+    whole = tmp_path / "whole.jpg"
+    picture(1, (200, 200)).save(whole)
+    (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (tmp_path / "text.png").write_text("no picture")
+    for name, problem in [("none.png", "no such file"), ("half.jpg", "truncated"), ("text.png", "cannot identify")]:
+        with pytest.raises(PromptError, match=problem) as caught:
+            llava.prepare([Example("what ?", tmp_path / name)])
+        assert name in str(caught.value)
+
+
+def test_grey_and_transparent_pictures(llava):
+    assert open_picture(Image.new("RGBA", (8, 8))).mode == "RGB"
+    llava.run(llava.prepare([Example("what ?", Image.new("L", (8, 8)), "red")]))
+
+
+def test_empty_question(llava):
+    with pytest.raises(PromptError, match="empty question"):
+        llava.prepare([Example("")])
+
+
+def test_image_tokens_in_the_question(llava, picture):
+    """A question that itself has the picture's token cannot be told from a second picture."""
+    with pytest.raises(PromptError):
+        llava.prepare([Example("what is <image> ?", None, "red")])
+    with pytest.raises(PromptError):
+        llava.prepare([Example("what is <image> ?", picture(1), "red")])

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from vlmend.errors import RunError
+from vlmend.runs import Run, write_json
+
+
+def test_records_are_found_again(tmp_path):
+    with Run(tmp_path / "run", {"seed": 1, "layers": (1, 2)}) as run:
+        run.append({"case": "a", "score": 1.0})
+        run.append({"case": "b", "score": (0.5,)})
+    with Run(tmp_path / "run", {"seed": 1, "layers": (1, 2)}) as run:
+        assert run.records == [{"case": "a", "score": 1.0}, {"case": "b", "score": [0.5]}]
+        run.append({"case": "c"})
+        run.finish({"n": 3})
+    lines = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["case"] for line in lines] == ["a", "b", "c"]
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == {"n": 3}
+
+
+def test_a_line_cut_short_is_dropped(tmp_path):
+    with Run(tmp_path, {}) as run:
+        run.append({"case": "a"})
+    with (tmp_path / "records.jsonl").open("a") as file:
+        file.write('{"case": "b", "sc')
+    with Run(tmp_path, {}) as run:
+        assert run.records == [{"case": "a"}]
+        run.append({"case": "b"})
+    assert (tmp_path / "records.jsonl").read_text() == '{"case": "a"}\n{"case": "b"}\n'
+
+
+def test_killed_at_any_moment(tmp_path):
+    """A process killed while it writes leaves whole records only, and the next goes on after them."""
+    script = (
+        "import sys; from vlmend.runs import Run\n"
+        "run = Run(sys.argv[1], {})\n"
+        "for i in range(len(run.records), 10**6): run.append({'case': i})\n"
+    )
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.6)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    with Run(tmp_path, {}) as run:
+        assert len(run.records) > 3
+        assert [record["case"] for record in run.records] == list(range(len(run.records)))
+
+
+def test_other_settings_are_refused(tmp_path):
+    Run(tmp_path, {"seed": 1, "editor": "ft"}).close()
+    with pytest.raises(RunError, match=r"other settings \(seed, steps\)"):
+        Run(tmp_path, {"seed": 2, "editor": "ft", "steps": 3})
+
+
+def test_damage_is_said(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(RunError, match="not readable JSON"):
+        Run(tmp_path, {})
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "records.jsonl").write_text("nonsense\n")
+    with pytest.raises(RunError, match="not JSON"):
+        Run(tmp_path, {})
+
+
+def test_json_is_whole_or_as_before(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
