@@ -38,7 +38,7 @@ def test_last_line_is_the_path_of_the_report(run_demo: Callable[..., Any]) -> No
 
 def test_wrong_answers_come_first_and_scores_after(run_demo: Callable[..., Any]) -> None:
     text = run_demo().stdout
-    assert 0 <= text.index("Wrong answers") < text.index("The edits") < text.index("before → after")
+    assert 0 <= text.index("Wrong answers") < text.index("after one edit each") < text.index("before → after")
     assert "three birds" in text
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from vlmend.cli.arguments import load_model, make_editor, read_cases
 from vlmend.cli.console import JsonFlag, progress, replying, working
-from vlmend.cli.measuring import cases_table, described, measure, scores_table
+from vlmend.cli.measuring import cases_table, described, measure, quiet_table, scores_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.table import Table
 
     from vlmend.data.records import EditCase
 
@@ -37,12 +38,14 @@ def demo(
         vlm = load_model(model)
         with working("Asking the model"):
             said = vlm.generate(vlm.prepare([case.request for case in cases]))
-        reply.say(_wrong_answers(cases, said), "")
+        reply.say(_wrong_answers(cases, said))
+        from vlmend.report.html import headline
+
         folder = out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
         proofs = measure(vlm, [make_editor("ft", {})], cases, folder)
         title = f"{len(cases)} wrong answers of {vlm.name}, mended one by one"
         report = described(title, proofs, cases, "the bundled demo cases", "vlmend demo")
-        reply.say(cases_table(report), "", *(scores_table(proof) for proof in proofs), "")
+        reply.say(cases_table(report), *(scores_table(proof) for proof in proofs), *map(headline, proofs), "")
         with progress("Drawing", len(cases)) as advance:
             from vlmend.report.folder import fill
 
@@ -76,9 +79,7 @@ def _spread(cases: Sequence[EditCase], count: int) -> list[EditCase]:
 def _wrong_answers(cases: Sequence[EditCase], said: Sequence[str]) -> Table:
     from vlmend.report.content import printable
 
-    table = Table(title="Wrong answers", title_justify="left", header_style="bold")
-    for column in ("Question", "The model says", "Right"):
-        table.add_column(column, overflow="fold")
-    for case, answer in zip(cases, said, strict=True):
-        table.add_row(case.request.question, printable(answer), case.request.answer)
+    table = quiet_table("Wrong answers", "#", "Question", "Right", "The model says")
+    for number, (case, answer) in enumerate(zip(cases, said, strict=True), 1):
+        table.add_row(str(number), case.request.question, case.request.answer, printable(answer))
     return table

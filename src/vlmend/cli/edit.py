@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from vlmend.cli.arguments import (
     CasesArgument,
@@ -20,9 +19,12 @@ from vlmend.cli.arguments import (
     read_settings,
 )
 from vlmend.cli.console import JsonFlag, progress, replying
+from vlmend.cli.measuring import quiet_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from rich.table import Table
 
     from vlmend.data.records import EditCase
     from vlmend.editors.base import Editor
@@ -85,9 +87,7 @@ def _fit_and_save(
 def _table(made: Sequence[dict[str, Any]]) -> Table:
     from vlmend.report.content import printable
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("Question", "Said", "Right", "After the edit", "Saved in"):
-        table.add_column(title, overflow="fold")
+    table = quiet_table("Edits", "Question", "Said", "Right", "Says after the edit", "Saved in")
     for one in made:
         answers = (one["question"], one["before"], one["target"], one["after"])
         table.add_row(*map(printable, answers), one["folder"])

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from vlmend.models.vlm import VLM
     from vlmend.report.content import Kind, Report
 
-__all__ = ["cases_table", "described", "measure", "scores_table"]
+__all__ = ["cases_table", "described", "measure", "quiet_table", "scores_table"]
 
 SEED = 0
 
@@ -143,9 +144,7 @@ def scores_table(proof: Proof) -> Table:
     """The metrics of one editor, before and after, for a terminal."""
     from vlmend.report.content import MEASURES, kind_of
 
-    table = Table(title=f"{proof.method}: before → after, in per cent", title_justify="left", header_style="bold")
-    table.add_column("")
-    table.add_column("n", justify="right")
+    table = quiet_table(f"{proof.method}: before → after in per cent, 95 % interval", "", "n")
     for label in MEASURES.values():
         table.add_column(label, justify="right")
     for summary in proof.summary.values():
@@ -169,24 +168,30 @@ def _percent(estimate: Estimate) -> str:
 
 
 def cases_table(report: Report) -> Table:
-    """Case by case what the model said, should say, and says after the first editor's edit."""
+    """Case by case what the model says after the first editor's edit, and which probes are as they should be."""
     from vlmend.evaluation.proof import LABELS
     from vlmend.report.content import cards
 
     shown = cards(report)
     kinds = [kind for kind in LABELS if any(probe.kind == kind for card in shown for probe in card.probes)]
-    table = Table(title="The edits", title_justify="left", header_style="bold")
-    for column in ("Question", "Said", "Right", "After the edit"):
-        table.add_column(column, overflow="fold")
+    table = quiet_table("The same questions after one edit each", "#", "Question", "Right", "The model says now")
     for label in ("Rel", *(LABELS[kind] for kind in kinds)):
-        table.add_column(label, justify="center")
-    for card in shown:
+        table.add_column(label, justify="center", no_wrap=True)
+    for number, card in enumerate(shown, 1):
         marks = [
             Text(" ").join(_mark(probe.after[0].passed) for probe in card.probes if probe.kind == kind)
             for kind in kinds
         ]
-        answers = (card.question, card.said.answer, card.right, card.after[0].answer)
-        table.add_row(*answers, _mark(card.after[0].passed), *marks)
+        answers = (card.question, card.right, card.after[0].answer)
+        table.add_row(str(number), *answers, _mark(card.after[0].passed), *marks)
+    return table
+
+
+def quiet_table(title: str, *columns: str) -> Table:
+    """A table with few lines and these text columns."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table
 
 
