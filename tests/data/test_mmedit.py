@@ -128,7 +128,7 @@ def test_missing_required_field(tmp_path):
     ("content", "problem"),
     [
         ("{", "is not JSON"),
-        ("{}", "a list of at least one record"),
+        ("{}", "a list of records was expected, not dict"),
         ("[]", "a list of at least one record"),
         ("[1]", "a list of at least one record"),
         ('[{"question": "what ?"}]', r"its fields \(question\) are of no known format"),

@@ -94,3 +94,15 @@ def test_equals_the_plain_library_call(vlm: VLM, examples):
 def test_answer_asks_one_question(vlm: VLM, examples):
     expected = vlm.generate(vlm.prepare(examples[:1]), max_new_tokens=3)[0]
     assert vlm.answer(examples[0].image, examples[0].question, max_new_tokens=3) == expected
+
+
+def test_a_checkpoints_own_sampling_is_left_out(vlm: VLM, examples, monkeypatch):
+    """Answers are greedy, whatever a checkpoint's generation settings ask for."""
+    prepared = vlm.prepare(examples)
+    expected = vlm.generate(prepared, max_new_tokens=6)
+    for model in {vlm.model, getattr(vlm.model, "language_model", vlm.model)}:
+        own = type(vlm.model.generation_config)(
+            do_sample=True, temperature=9.0, num_beams=3, no_repeat_ngram_size=1, repetition_penalty=3.0, min_length=99
+        )
+        monkeypatch.setattr(model, "generation_config", own)
+    assert vlm.generate(prepared, max_new_tokens=6) == expected

@@ -92,6 +92,14 @@ def test_grey_and_transparent_pictures(llava):
     llava.run(llava.prepare([Example("what ?", Image.new("L", (8, 8)), "red")]))
 
 
+def test_turned_photographs(picture, tmp_path):
+    upright = picture(1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned a quarter
+    upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    assert content_hash(open_picture(tmp_path / "turned.png")) == content_hash(upright)
+
+
 def test_empty_question(llava):
     with pytest.raises(PromptError, match="empty question"):
         llava.prepare([Example("")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vlmend.errors import PromptError
 
@@ -15,7 +15,7 @@ _DIGITS = 16
 
 
 def open_picture(image: Path | Image.Image) -> Image.Image:
-    """Decode a picture to RGB.
+    """Decode a picture to RGB, turned as its camera says.
 
     Raises:
         PromptError: the file is missing, truncated or no picture.
@@ -24,7 +24,7 @@ def open_picture(image: Path | Image.Image) -> Image.Image:
         return image.convert("RGB")
     try:
         with Image.open(image) as opened:
-            return opened.convert("RGB")
+            return ImageOps.exif_transpose(opened).convert("RGB")
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise PromptError(f"cannot read the picture {image}: {reason}") from error

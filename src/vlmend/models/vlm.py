@@ -25,7 +25,19 @@ from vlmend.models.prepared import Asked, Prepared, Preparer
 from vlmend.models.prompts import Prompter
 from vlmend.models.weights import fingerprint
 
-__all__ = ["VLM", "Applicable", "RowOutput", "RunOutput"]
+__all__ = ["VLM", "Applicable", "Edits", "Question", "RowOutput", "RunOutput"]
+
+# Said in full: what is left out would be taken from the checkpoint's own settings.
+_GREEDY: dict[str, Any] = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "num_beams": 1,
+    "min_length": 0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
 
 
 class Applicable(Protocol):
@@ -144,9 +156,7 @@ class VLM:
     def generate(self, prepared: Prepared, edits: Edits = None, *, max_new_tokens: int = 32) -> list[str]:
         """Greedy answers to the prompts (given answers are ignored), with a cache; each ends at an end token."""
         settings = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
+            **_GREEDY,
             max_new_tokens=max_new_tokens,
             eos_token_id=list(self._ends),
             pad_token_id=self.tokenizer.pad_token_id,
@@ -162,9 +172,10 @@ class VLM:
                     texts.update(zip(some, map(self._text, new_BN.tolist()), strict=True))
         return [texts[index] for index in range(len(prepared))]
 
-    def answer(self, image: Path | Image.Image | None, question: str, *, max_new_tokens: int = 32) -> str:
+    def answer(self, image: str | Path | Image.Image | None, question: str, *, max_new_tokens: int = 32) -> str:
         """The model's greedy answer to one question, with the edits in force."""
-        return self.generate(self.prepare([Question(question, image)]), max_new_tokens=max_new_tokens)[0]
+        picture = Path(image) if isinstance(image, str) else image
+        return self.generate(self.prepare([Question(question, picture)]), max_new_tokens=max_new_tokens)[0]
 
     def apply(self, edit: Applicable) -> Active:
         """Put an edit in force until the handle's ``undo``, in any order with others.

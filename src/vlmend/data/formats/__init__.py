@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from vlmend.data.formats import mmedit
+from vlmend.data.formats.files import json_records
 from vlmend.data.records import EditCase
 from vlmend.errors import DataError
 
@@ -31,20 +30,11 @@ def read(
         MissingImageError: pictures are missing.
     """
     path = Path(path)
-    first = _first_record(path)
+    records = json_records(path)
+    first = records[0] if records else None
+    if not isinstance(first, dict):
+        raise DataError("a list of at least one record was expected", path=path)
     for form in _FORMATS:
         if form.matches(first):
             return form.read(path, images, skip_missing=skip_missing, check_images=check_images)
     raise DataError(f"its fields ({', '.join(map(str, first))}) are of no known format", path=path, record=0)
-
-
-def _first_record(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", path=path) from error
-    except ValueError as error:
-        raise DataError(f"is not JSON: {error}", path=path) from error
-    if not isinstance(content, list) or not content or not isinstance(content[0], dict):
-        raise DataError("a list of at least one record was expected", path=path)
-    return content[0]

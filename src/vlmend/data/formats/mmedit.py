@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmend.data.formats.files import json_records
 from vlmend.data.records import (
     IMAGE_GENERALITY,
     IMAGE_LOCALITY,
@@ -73,7 +74,7 @@ def read(
     """
     path = Path(path)
     root = path.parent if images is None else Path(images)
-    records = _records(path)
+    records = json_records(path)
     cases = [_case(record, index, path, root) for index, record in enumerate(records)]
     if not check_images:
         return cases
@@ -97,18 +98,6 @@ def write(cases: Sequence[EditCase], path: Path | str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(records, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)
-
-
-def _records(path: Path) -> list[Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", path=path) from error
-    except ValueError as error:
-        raise DataError(f"is not JSON: {error}", path=path) from error
-    if not isinstance(content, list):
-        raise DataError(f"a list of records was expected, not {type(content).__name__}", path=path)
-    return content
 
 
 def _case(record: Any, index: int, path: Path, root: Path) -> EditCase:
