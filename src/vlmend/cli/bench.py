@@ -56,7 +56,7 @@ def bench(
         with working("Writing the report"):
             from vlmend.report.folder import fill
 
-            title = f"{len(wanted)} answers of {vlm.name}, edited one by one"
+            title = f"{len(wanted)} answers of {Path(vlm.name).name}, edited one by one"
             report = described(title, proofs, wanted, cases.name, shlex.join(command))
             path = fill(out, report)
         reply.say(*(scores_table(proof) for proof in proofs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -43,8 +44,10 @@ def demo(
 
         folder = out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
         proofs = measure(vlm, [make_editor("ft", {})], cases, folder)
-        title = f"{len(cases)} wrong answers of {vlm.name}, mended one by one"
-        report = described(title, proofs, cases, "the bundled demo cases", "vlmend demo")
+        command = ["vlmend", "demo", "--cases", str(len(cases))]
+        command += [] if model == "demo" else ["--model", model]
+        title = f"{len(cases)} wrong answers of {Path(vlm.name).name}, mended one by one"
+        report = described(title, proofs, cases, "the bundled demo cases", shlex.join(command))
         reply.say(cases_table(report), *(scores_table(proof) for proof in proofs), *map(headline, proofs), "")
         with progress("Drawing", len(cases)) as advance:
             from vlmend.report.folder import fill

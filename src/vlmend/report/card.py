@@ -64,17 +64,18 @@ def _write(axes: Axes, card: CaseCard, editors: Sequence[str]) -> None:
 
 def _answer(axes: Axes, y: float, label: str, answer: str, passed: bool | None) -> float:
     axes.text(0.0, y, label, color=LIGHT.faint, va="top", size=11)
-    mark = {True: "  ✓", False: "  ✗", None: ""}[passed]
+    mark = {True: "\u2002✓", False: "\u2002✗", None: ""}[passed]
     colour = {True: GOOD, False: BAD, None: LIGHT.text}[passed]
-    return _line(axes, y, (answer or "(nothing)") + mark, x=0.3, colour=colour, size=11.5, width=31, limit=2)
+    return _line(axes, y, answer or "(nothing)", mark=mark, x=0.3, colour=colour, size=11.5, width=31, limit=2)
 
 
 def _line(
-    axes: Axes, y: float, text: str, *, x: float = 0.0, width: int = 44, limit: int = 2,
+    axes: Axes, y: float, text: str, *, x: float = 0.0, width: int = 44, limit: int = 2, mark: str = "",
     colour: str = LIGHT.text, size: float = 11, weight: str = "normal",
 ) -> float:  # fmt: skip
     """Write at most `limit` lines below `y`; returns where the next line begins."""
     lines = textwrap.wrap(text, width, max_lines=limit, placeholder=" …") or [""]
+    lines[-1] += mark
     for number, line in enumerate(lines):
         axes.text(x, y - number * LINE, line, color=colour, va="top", size=size, weight=weight, parse_math=False)
     return y - len(lines) * LINE
