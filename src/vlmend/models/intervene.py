@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmend.errors import EditError
-from vlmend.models.weights import disk_names
+from vlmend.models.tensors import disk_names
 
 __all__ = ["Active", "Weights", "WeightsOperation"]
 

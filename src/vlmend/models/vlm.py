@@ -23,7 +23,7 @@ from vlmend.models.intervene import Active, Weights, WeightsOperation
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Asked, Prepared, Preparer
 from vlmend.models.prompts import Prompter
-from vlmend.models.weights import fingerprint
+from vlmend.models.tensors import fingerprint
 
 __all__ = ["VLM", "Applicable", "Edits", "Question", "RowOutput", "RunOutput"]
 
