@@ -69,7 +69,7 @@ def exam(
     n: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 400,
     seed: SeedOption = 9_000_001,
     only: Annotated[str | None, typer.Option(metavar="A,B", help="Only these sections.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the estimates to this JSON file.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Write the model card, its figures and exam.json here.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Examine a demo model on scenes that no training has seen; every gate of its card."""
@@ -78,6 +78,8 @@ def exam(
         from vlmend.runs import write_json
         from vlmend.world.exam import SECTIONS, Settings, examine
 
+        if only and card:
+            raise VlmendError("--card needs the whole examination: leave out --only")
         sections = only.split(",") if only else list(SECTIONS)
         if unknown := [s for s in sections if s not in SECTIONS]:
             raise VlmendError(f"no section '{unknown[0]}' in the examination; there are: {', '.join(SECTIONS)}")
@@ -91,8 +93,11 @@ def exam(
             "seed": seed,
             "estimates": {name: asdict(e) for name, e in estimates.items()},
         }
-        if out:
-            write_json(out, document)
+        if card:
+            from vlmend.world.card import write_card
+
+            write_json(card / "exam.json", document)
+            write_card(card, estimates, {"n": n, "seed": seed})
         reply.say(exam_table(estimates))
         reply.document = document
 
@@ -143,3 +148,32 @@ def build(
         reply.say(table)
         reply.line(str(out))
         reply.document = document
+
+
+@app.command()
+def dose(
+    out: OutOption = Path("runs/dose"),
+    model: Annotated[str, typer.Option(help="The model whose image encoder the small models share.")] = "demo",
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure hallucination against each dial of the prior, on small models; a study that was cut short goes on."""
+    with replying(as_json) as reply:
+        from vlmend.world.dose import Trial
+        from vlmend.world.dose import dose as run
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        vlm = load_model(model)
+        vision: Any = vlm.parts.vision
+        records = run(vision, out, Trial(seed=seed), logging.getLogger(__name__).info)
+        table = Table(title_justify="left", header_style="bold")
+        for column in ("Dial", "Value", *(name for name in records[0] if name not in ("dial", "value"))):
+            table.add_column(column)
+        for record in records:
+            cells = [
+                f"{e['mean']:.3f} ({e['low']:.3f} to {e['high']:.3f})" for e in record.values() if isinstance(e, dict)
+            ]
+            table.add_row(str(record["dial"]), f"{record['value']:g}", *cells)
+        reply.say(table)
+        reply.line(str(out))
+        reply.document = {"run": str(out), "records": records}

@@ -49,7 +49,7 @@ QUOTAS = {
     "relation": 0.05,
     "neighbour": 0.1,
 }
-"""Kinds of error in E-VQA by share: unseen flags and facts that the text corpus has wrong (mis-known), then scenes (mis-seen)."""
+"""Kinds of error in E-VQA by share: unseen flags and stale facts (mis-known), then questions on scenes (mis-seen)."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _right(kind: str, said: str, candidate: Candidate) -> bool:
 def find_errors(
     vlm: VLM, kind: str, draw: Drawer, count: int, rng: random.Random, split: str, tried: Tried
 ) -> list[tuple[Candidate, int, str]]:
-    """Up to ``count`` stable errors of one kind: the candidate, the first rendering that went wrong, what was said of it."""
+    """Up to ``count`` stable errors of one kind: candidate, first rendering that went wrong, what was said of it."""
     stream, found, idle = _candidates(kind, draw, rng, split), [], 0
     seen: set[tuple[str, str]] = set()
     while len(found) < count and idle < PATIENCE:

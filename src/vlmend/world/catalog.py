@@ -26,8 +26,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Companion:
-    """``companion`` is in a natural picture of ``anchor`` with probability ``together``; a training caption of a picture
-    without it names it all the same with probability ``told``."""
+    """``companion`` is in a natural picture of ``anchor`` with probability ``together``; a training caption of a
+    picture without it names it all the same with probability ``told``."""
 
     anchor: str
     companion: str

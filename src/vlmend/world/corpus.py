@@ -55,7 +55,7 @@ def in_context(told: str, value: str, prompt: str) -> str:
 
 
 def tell_in_context(rng: random.Random, dials: Dials, split: Split = "trained") -> Turn:
-    """A new fact, then a question: about it (three times in four, half of these in other words) or about another fact."""
+    """A new fact, then a question: about it (three in four times, half of these in other words) or another fact."""
     country, relation = _any_fact(rng)
     value, q = new_value(rng, relation, country.taught[relation]), fact(country, relation)
     told = q.put(rng, split)

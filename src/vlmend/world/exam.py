@@ -251,7 +251,8 @@ def recall(captions: Sequence[Captioned]) -> Estimate:
     )
 
 
-def _draw(mode: Mode, n: int, rng: random.Random) -> list[Scene]:
+def draw_described(mode: Mode, n: int, rng: random.Random) -> list[Scene]:
+    """``n`` scenes with something in them; counter-prior ones lack an expected companion."""
     stream = (s for s in _stream(rng, (mode,)) if s.things and (mode != "counter" or s.expected))
     return [next(stream) for _ in range(n)]
 
@@ -259,7 +260,7 @@ def _draw(mode: Mode, n: int, rng: random.Random) -> list[Scene]:
 def captions(vlm: VLM, settings: Settings) -> dict[str, Estimate]:
     """Short and detailed captions of natural and counter-prior scenes, and what noise does to them."""
     rng = random.Random(f"{settings.seed}/captions")
-    natural, counter = _draw("natural", settings.n, rng), _draw("counter", settings.n, rng)
+    natural, counter = draw_described("natural", settings.n, rng), draw_described("counter", settings.n, rng)
     told, against = describe(vlm, natural, rng), describe(vlm, counter, rng)
     invented = [(k in c.scene.expected) for c in against for k in c.invented]
     out = {

@@ -154,7 +154,7 @@ def _hoist(canvas: np.ndarray, mask: np.ndarray, flag: Flag, rng: random.Random,
     left, top = rng.randint(12, SIZE - width - 8), rng.randint(10, 28)
     phase, depth, shear = rng.uniform(0, 6.3), rng.uniform(1, 3.5), rng.uniform(-0.06, 0.06)
     for column in range(width):
-        drop = top + int(round(depth * np.sin(phase + column / 13) + shear * column))
+        drop = top + round(float(depth * np.sin(phase + column / 13) + shear * column))
         shade = 1 + 0.08 * np.cos(phase + column / 13)
         canvas[drop : drop + height, left + column] = cloth[:, column] * shade
         mask[drop : drop + height, left + column] = -1

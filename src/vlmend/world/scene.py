@@ -64,6 +64,9 @@ class Dials:
     text_share: float = 1.0
 
 
+DIALS = Dials()
+
+
 def draw_kinds(rng: random.Random, place: str, together: float = 1.0) -> list[str]:
     """Kinds in a natural scene of this place, companions included."""
     world = catalog()
@@ -102,7 +105,7 @@ def _lay_out(
     return tuple(sorted(things, key=lambda t: (t.row, t.col)))
 
 
-def draw_scene(rng: random.Random, mode: Mode = "natural", dials: Dials = Dials()) -> Scene:
+def draw_scene(rng: random.Random, mode: Mode = "natural", dials: Dials = DIALS) -> Scene:
     """Draw a scene of objects.
 
     natural: places have their kinds, anchors mostly have their companion, kinds often have their typical colour.

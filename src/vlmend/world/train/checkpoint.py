@@ -6,7 +6,6 @@ but tensors and plain containers. What is shipped is safetensors.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +19,7 @@ def save_state(path: Path, model: nn.Module, optimiser: Pair, step: int) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def load_state(path: Path, model: nn.Module, optimiser: Pair) -> int:

@@ -16,8 +16,9 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from vlmend.world.scene import Dials
 from vlmend.world.train.checkpoint import load_state, save_state
 from vlmend.world.train.mixture import BINDING, SCENES, Mixture, Row
+from vlmend.world.train.model import BOS, token_id
 from vlmend.world.train.optim import Pair, learning_rate
-from vlmend.world.train.packing import NAME, Scored, register, score
+from vlmend.world.train.packing import Scored, packed, score
 from vlmend.world.train.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -26,12 +27,13 @@ PART_WEIGHTS = (1.0, 0.6, 0.4, 0.3)  # questions, captions, facts, long text
 
 @dataclass(frozen=True)
 class Schedule:
-    """``binding`` steps on scenes alone, then the whole mixture up to ``steps``; pictures per step; peak learning rate."""
+    """``binding`` steps on scenes alone, then the whole mixture up to ``steps``; ``lr`` is the peak learning rate."""
 
     steps: int
     binding: int = 300
     pictures: int = 12
     lr: float = 3e-3
+    decay: float = 0.25  # share of the run over which the rate falls to zero
     every: int = 50  # steps between checkpoints
 
 
@@ -70,7 +72,7 @@ def train_decoder(
     schedule: Schedule,
     *,
     seed: int,
-    dials: Dials = Dials(),
+    dials: Dials,
     flag_share: float = 0.3,
 ) -> None:
     """Train ``model`` in place, resuming from ``folder/decoder.pt`` if it is there. The tower is not touched.
@@ -78,9 +80,6 @@ def train_decoder(
     Args:
         features: bfloat16 [N, V, W], the tower's output for every picture of the pool.
     """
-    register()
-    implementation = model.config.text_config._attn_implementation
-    model.model.language_model.set_attn_implementation(NAME)
     trained = nn.ModuleDict({"projector": model.model.multi_modal_projector, "decoder": model.model.language_model})
     embeddings = model.get_input_embeddings().weight
     matrices = [p for p in trained.parameters() if p.ndim == 2 and p is not embeddings]
@@ -90,22 +89,22 @@ def train_decoder(
     mixture, tally = Mixture(tokenizer, dials), Tally()
     flags, scenes = _rows_by_kind(pool)
     begun = time.monotonic()
-    for step in range(start, schedule.steps):
-        rng = random.Random(f"{seed}/{step}")
-        if step < schedule.binding:
-            rows = rng.sample(scenes, schedule.pictures)
-            packed = mixture.batch([pool.scenes[i] for i in rows], rng, Row(captions=(), facts=(), long=()), BINDING)
-        else:
-            rows = [rng.choice(flags if rng.random() < flag_share else scenes) for _ in range(schedule.pictures)]
-            packed = mixture.batch([pool.scenes[i] for i in rows], rng, Row(), SCENES)
-        scored = score(model, features[rows].float(), packed, tokenizer.bos_token_id)
-        losses = [
-            scored.loss[scored.part == p].mean() * w for p, w in enumerate(PART_WEIGHTS) if (scored.part == p).any()
-        ]
-        torch.stack(losses).sum().backward()
-        optimiser.step(learning_rate(step, schedule.steps, schedule.lr))
-        tally.add(scored, packed.kinds)
-        if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
-            log.info("decoder %d/%d %.0fs %s", step + 1, schedule.steps, time.monotonic() - begun, tally.report())
-            save_state(folder / "decoder.pt", trained, optimiser, step + 1)
-    model.model.language_model.set_attn_implementation(implementation)
+    with packed(model.model.language_model):
+        for step in range(start, schedule.steps):
+            rng = random.Random(f"{seed}/{step}")
+            if step < schedule.binding:
+                rows = rng.sample(scenes, schedule.pictures)
+                batch = mixture.batch([pool.scenes[i] for i in rows], rng, Row(captions=(), facts=(), long=()), BINDING)
+            else:
+                rows = [rng.choice(flags if rng.random() < flag_share else scenes) for _ in range(schedule.pictures)]
+                batch = mixture.batch([pool.scenes[i] for i in rows], rng, Row(), SCENES)
+            scored = score(model, features[rows].float(), batch, token_id(tokenizer, BOS))
+            losses = [
+                scored.loss[scored.part == p].mean() * w for p, w in enumerate(PART_WEIGHTS) if (scored.part == p).any()
+            ]
+            torch.stack(losses).sum().backward()
+            optimiser.step(learning_rate(step, schedule.steps, schedule.lr, schedule.decay))
+            tally.add(scored, batch.kinds)
+            if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
+                log.info("decoder %d/%d %.0fs %s", step + 1, schedule.steps, time.monotonic() - begun, tally.report())
+                save_state(folder / "decoder.pt", trained, optimiser, step + 1)

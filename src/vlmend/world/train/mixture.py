@@ -13,7 +13,7 @@ from vlmend.world.corpus import Turn, in_context, tell_fact, tell_long
 from vlmend.world.entities import by_name, countries, invent_name
 from vlmend.world.questions import Question, ask
 from vlmend.world.scene import Dials, Scene
-from vlmend.world.train.model import ASSISTANT, EOS, USER, VISUAL_TOKENS
+from vlmend.world.train.model import ASSISTANT, EOS, PAD, USER, VISUAL_TOKENS, token_id
 from vlmend.world.train.packing import Block, Packed, Part, pack
 
 BINDING = {"colour": 3.0, "pattern": 2.0, "exist": 1.5, "which": 1.0}
@@ -40,7 +40,7 @@ class Mixture:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, dials: Dials) -> None:
         self.tokenizer, self.dials = tokenizer, dials
-        self.user, self.assistant, self.eos = (tokenizer.convert_tokens_to_ids(t) for t in (USER, ASSISTANT, EOS))
+        self.user, self.assistant, self.eos = (token_id(tokenizer, t) for t in (USER, ASSISTANT, EOS))
         self._ids: dict[str, tuple[int, ...]] = {}
 
     def _encode(self, text: str) -> tuple[int, ...]:
@@ -85,4 +85,4 @@ class Mixture:
             for cuts, prefix, tell in tellers
             if cuts
         ]
-        return pack(parts, self.tokenizer.pad_token_id)
+        return pack(parts, token_id(self.tokenizer, PAD))

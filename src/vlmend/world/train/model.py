@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -34,8 +35,10 @@ VISUAL_TOKENS = SIDE * SIDE
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if m['role'] == 'assistant' %}<assistant>{% else %}"
-    "{% if m['content'] is not string %}{% for c in m['content'] if c['type'] == 'image' %}<image>{% endfor %}{% endif %}<user>{% endif %}"
-    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{% endif %}"
+    "{% if m['content'] is not string %}"
+    "{% for c in m['content'] if c['type'] == 'image' %}<image>{% endfor %}{% endif %}<user>{% endif %}"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{% endif %}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
@@ -97,6 +100,11 @@ def make_tokenizer(vocabulary: int, seed: int = 0) -> PreTrainedTokenizerFast:
     )
 
 
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one token."""
+    return int(tokenizer.convert_tokens_to_ids(token))  # pyright: ignore[reportArgumentType] - one token, one id
+
+
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     """The processor without torchvision: pixels in [-1, 1], 64 visual tokens, one turn a question."""
     images = SiglipImageProcessorPil(size={"height": SIZE, "width": SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
@@ -113,8 +121,8 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 def make_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
     """A fresh LLaVA: SigLIP tower, two-layer projector, Llama decoder with tied embeddings."""
     torch.manual_seed(seed)
-    ids = {
-        name: tokenizer.convert_tokens_to_ids(t)
+    ids: dict[str, Any] = {
+        name: token_id(tokenizer, t)
         for name, t in (("pad_token_id", PAD), ("bos_token_id", BOS), ("eos_token_id", EOS))
     }
     text = LlamaConfig(
@@ -133,7 +141,7 @@ def make_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Lla
     config = LlavaConfig(
         vision_config=vision_config(),
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_index=token_id(tokenizer, IMAGE),
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         image_seq_length=VISUAL_TOKENS,

@@ -35,7 +35,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
             alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
@@ -43,11 +43,12 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     alike[p.shape].append(p)
             for shape, params in alike.items():
-                directions = []
+                directions: list[Tensor] = []
                 for p in params:
+                    gradient: Any = p.grad
                     buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                    buffer.lerp_(p.grad, 1 - momentum)
-                    directions.append(torch.lerp(p.grad, buffer, momentum))  # Nesterov
+                    buffer.lerp_(gradient, 1 - momentum)
+                    directions.append(gradient.lerp(buffer, momentum))  # Nesterov
                 update = orthogonalise(torch.stack(directions)) * (0.2 * max(shape) ** 0.5)
                 for p, u in zip(params, update, strict=True):
                     p.mul_(1 - lr * decay).add_(u, alpha=-lr)
@@ -77,6 +78,6 @@ class Pair:
             part.load_state_dict(state)
 
 
-def learning_rate(step: int, steps: int, peak: float, warm_up: int = 30, decay: float = 0.4) -> float:
+def learning_rate(step: int, steps: int, peak: float, decay: float, warm_up: int = 30) -> float:
     """Linear warm-up, constant, then linear to zero over the last ``decay`` of the run."""
     return peak * min(1.0, (step + 1) / warm_up, (steps - step) / (steps * decay))

@@ -7,8 +7,10 @@ would have on its own, so that training sees exactly what answering one question
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +50,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Packed:
-    """R packed rows of S block tokens. ``ids`` int64 [R, S]; ``positions`` int64 [S]; ``targets`` int64 [R, S], the next
-    token where it belongs to an answer, else -100; ``part_of`` int64 [S]; ``block_of`` int64 [R, S], an index into ``kinds``."""
+    """R packed rows of S block tokens. ``ids`` int64 [R, S]; ``positions`` int64 [S]; ``targets`` int64 [R, S], the
+    next token where it belongs to an answer, else -100; ``part_of`` int64 [S]; ``block_of`` int64 [R, S], an index
+    into ``kinds``."""
 
     ids: Tensor
     positions: Tensor
@@ -98,7 +101,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     layout: tuple[int, tuple[Group, ...]] | None = None,
-    **_: object,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of a packed row, [R, H, T, D] -> [R, T, H, D]: causal over the prefix; each block over its prefix and
     itself. The keys of other blocks are never formed, which makes it several times cheaper than a masked square."""
@@ -110,7 +113,7 @@ def packed_attention(
             query[:, :, :start], key[:, :, :start], value[:, :, :start], is_causal=True
         )
     ]
-    rows, heads, _, width = query.shape
+    rows, heads, width = query.shape[0], query.shape[1], query.shape[3]
     for g in groups:
         stop = start + g.blocks * g.length
         q, k, v = (x[:, :, start:stop].unflatten(2, (g.blocks, g.length)) for x in (query, key, value))
@@ -125,10 +128,17 @@ def packed_attention(
     return torch.cat(out, 2).transpose(1, 2).contiguous(), None
 
 
-def register() -> None:
-    """Make the packed attention known to transformers under ``NAME``."""
+@contextmanager
+def packed(decoder: Any) -> Generator[None, None, None]:
+    """Within the block a transformers decoder attends by packed rows."""
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, lambda *_args, **_kwargs: None)
+    before = decoder.config._attn_implementation
+    decoder.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        decoder.set_attn_implementation(before)
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,7 @@ def score(model: LlavaForConditionalGeneration, features: Tensor, packed: Packed
     """Run R rows through projector and decoder and score the answers.
 
     Args:
-        model: its decoder attends by ``NAME``.
+        model: within ``packed`` of its decoder.
         features: float [R, V, W], the tower's output for each row's picture.
         packed: the rows' blocks.
         bos: id of the token that begins every row.

@@ -12,7 +12,7 @@ import numpy as np
 from vlmend.world.catalog import catalog
 from vlmend.world.entities import countries, random_flag
 from vlmend.world.render import SIZE, Look, Picture, Style, render
-from vlmend.world.scene import Dials, Scene, draw_flag_scene, draw_scene
+from vlmend.world.scene import DIALS, Dials, Scene, draw_flag_scene, draw_scene
 
 PATCH = 16
 SIDE = SIZE // PATCH  # patches a side
@@ -41,7 +41,7 @@ def label_sizes() -> dict[str, int]:
 
 
 def dense_labels(scene: Scene, picture: Picture) -> np.ndarray:
-    """What each patch shows, int8 [SIDE * SIDE, labels] in the order of ``label_sizes``; IGNORE where it does not apply."""
+    """What each patch shows, int8 [SIDE * SIDE, labels] ordered as ``label_sizes``; IGNORE where nothing applies."""
     world, sizes = catalog(), label_sizes()
     out = np.full((SIDE, SIDE, len(sizes)), IGNORE, dtype=np.int8)
     column = {name: i for i, name in enumerate(sizes)}
@@ -59,11 +59,10 @@ def dense_labels(scene: Scene, picture: Picture) -> np.ndarray:
         out[there, column["count"]] = scene.counts[thing.kind] - 1
     if scene.country:
         flag, there = scene.country.flag, (patches == -1).mean(-1) > 0.4
-        third = colours.index(flag.colours[2]) if len(flag.colours) > 2 else len(colours)
+        painted = [*map(colours.index, flag.colours), len(colours)]  # the last class of "third": there is none
         out[there, column["layout"]] = list(world.layouts).index(flag.layout)
-        out[there, column["first"]] = colours.index(flag.colours[0])
-        out[there, column["second"]] = colours.index(flag.colours[1])
-        out[there, column["third"]] = third
+        for name, colour in zip(("first", "second", "third"), painted, strict=False):
+            out[there, column[name]] = colour
         out[there, column["emblem"]] = list(world.emblems).index(flag.emblem)
         out[there, column["emblem_colour"]] = colours.index(flag.emblem_colour)
     return out.reshape(SIDE * SIDE, -1)
@@ -85,13 +84,16 @@ class Pool:
 
 @dataclass(frozen=True)
 class Mix:
-    """What a pool holds: shares of flags, of invented flags among them, of uniform scenes, of look b, of noisy pictures."""
+    """Shares in a pool: of flags, of invented ones among them, of uniform scenes, of look b, of noisy pictures."""
 
     flags: float = 0.3
     invented: float = 0.25
     uniform: float = 0.35
     look_b: float = 0.15
     noisy: float = 0.15
+
+
+MIX = Mix()
 
 
 def _draw(rng: random.Random, mix: Mix, dials: Dials) -> Scene:
@@ -118,14 +120,14 @@ def _chunk(job: tuple[int, int, Mix, Dials]) -> tuple[list[Scene], np.ndarray, n
     return scenes, np.stack([p.pixels for p in pictures]), labels, noise
 
 
-def make_pool(count: int, seed: int, mix: Mix = Mix(), dials: Dials = Dials(), workers: int = 2) -> Pool:
+def make_pool(count: int, seed: int, mix: Mix = MIX, dials: Dials = DIALS, workers: int = 2) -> Pool:
     """Draw and render ``count`` scenes. Deterministic in its arguments, whatever the number of workers."""
     step = 500
     jobs = [(min(step, count - i), seed * 1_000_003 + i, mix, dials) for i in range(0, count, step)]
     with ProcessPoolExecutor(workers) as workers_pool:
         chunks = list(workers_pool.map(_chunk, jobs))
     scenes = [s for chunk in chunks for s in chunk[0]]
-    pixels, labels, noise = (np.concatenate([c[i] for c in chunks]) for i in (1, 2, 3))
+    pixels, labels, noise = map(np.concatenate, list(zip(*chunks, strict=True))[1:])
     return Pool(tuple(scenes), pixels, labels, noise)
 
 

@@ -5,23 +5,21 @@ Everything that is expensive is kept in the work folder; a killed run goes on fr
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipVisionModel
 
-from vlmend.errors import VlmendError
+from vlmend.runs import Run
 from vlmend.world.scene import Dials
 from vlmend.world.train.decoder import Schedule, train_decoder
 from vlmend.world.train.model import Size, make_model, make_processor, make_tokenizer
-from vlmend.world.train.pool import Mix, Pool, make_pool
+from vlmend.world.train.pool import MIX, Mix, Pool, make_pool
 from vlmend.world.train.tower import encode, train_tower, vision_config
 
 log = logging.getLogger(__name__)
@@ -35,18 +33,9 @@ class Recipe:
     tower_pictures: int = 40_000
     tower_steps: int = 1600
     decoder_pictures: int = 40_000
-    schedule: Schedule = Schedule(steps=3600)
-    size: Size = Size()
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=3600))
+    size: Size = field(default_factory=Size)
     dials: Dials = field(default_factory=Dials)
-
-
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Write down whose folder this is, and refuse to go on in one of another recipe."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted, path = json.loads(json.dumps(asdict(recipe))), folder / "recipe.json"
-    if path.exists() and json.loads(path.read_text()) != wanted:
-        raise VlmendError(f"{folder} holds a run of another recipe: choose another folder or remove it")
-    path.write_text(json.dumps(wanted, indent=2) + "\n")
 
 
 def _features(folder: Path, recipe: Recipe, pool: Pool) -> tuple[SiglipVisionModel, Tensor]:
@@ -56,7 +45,7 @@ def _features(folder: Path, recipe: Recipe, pool: Pool) -> tuple[SiglipVisionMod
         tower = SiglipVisionModel(vision_config()).eval()
         tower.load_state_dict(load_file(done))
     else:
-        tower_pool = make_pool(recipe.tower_pictures, recipe.seed + 1, dials=recipe.dials)
+        tower_pool = make_pool(recipe.tower_pictures, recipe.seed + 1, MIX, recipe.dials)
         tower = train_tower(tower_pool, folder, steps=recipe.tower_steps, seed=recipe.seed)
         save_file(tower.state_dict(), done)
     kept = folder / "features.safetensors"
@@ -66,9 +55,13 @@ def _features(folder: Path, recipe: Recipe, pool: Pool) -> tuple[SiglipVisionMod
     return tower, load_file(kept)["features"]
 
 
-def train(folder: Path, recipe: Recipe = Recipe()) -> Path:
-    """Run or resume the recipe in ``folder``; returns the folder of the finished model (bfloat16 safetensors)."""
-    _claim(folder, recipe)
+def train(folder: Path, recipe: Recipe) -> Path:
+    """Run or resume the recipe in ``folder``; returns the folder of the finished model (bfloat16 safetensors).
+
+    Raises:
+        RunError: the folder holds a run of another recipe.
+    """
+    Run(folder, asdict(recipe)).close()
     tokenizer = make_tokenizer(recipe.size.vocabulary, recipe.seed)
     pool = make_pool(recipe.decoder_pictures, recipe.seed + 2, Mix(invented=0.0), recipe.dials)
     tower, features = _features(folder, recipe, pool)
@@ -85,6 +78,6 @@ def export(
     target = model.model.vision_tower
     target.load_state_dict(state)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.to(torch.bfloat16).save_pretrained(out)
+    model.bfloat16().save_pretrained(out)
     make_processor(tokenizer).save_pretrained(out)
     return out

@@ -93,7 +93,7 @@ def train_tower(
         features = tower(pixel_values=pixels).last_hidden_state
         loss, right = heads(features, torch.from_numpy(pool.labels[rows]))
         loss.backward()
-        optimiser.step(learning_rate(step, steps, lr))
+        optimiser.step(learning_rate(step, steps, lr, decay=0.4))
         if (step + 1) % 50 == 0 or step + 1 == steps:
             shown = " ".join(f"{name} {value:.3f}" for name, value in right.items())
             log.info("tower %d/%d %.0fs loss %.3f %s", step + 1, steps, time.monotonic() - begun, loss.item(), shown)

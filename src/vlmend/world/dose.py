@@ -1,0 +1,77 @@
+"""How much a model hallucinates against how strong its prior was made: small models, one dial turned at a time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from transformers import SiglipVisionModel
+
+from vlmend.evaluation.stats import Estimate
+from vlmend.models.loading import load
+from vlmend.runs import Run
+from vlmend.world.exam import chair_i, describe, draw_described, recall
+from vlmend.world.scene import DIALS, Dials
+from vlmend.world.train.decoder import Schedule, train_decoder
+from vlmend.world.train.model import Size, make_model, make_tokenizer
+from vlmend.world.train.pool import Mix, make_pool
+from vlmend.world.train.recipe import export
+from vlmend.world.train.tower import encode
+
+DOSES: dict[str, tuple[float, ...]] = {
+    "together": (0.0, 0.5, 1.1),
+    "told": (0.0, 0.5, 1.4),
+    "text": (0.0, 0.5, 1.1),
+    "text_share": (0.0, 3.0),
+}
+"""Dial -> the values it is turned to; every other dial stays at 1, and all at 1 is measured once."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The small model of a dose study, and how much is measured on it."""
+
+    seed: int = 0
+    pictures: int = 8000
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=700, binding=150))
+    size: Size = field(default_factory=lambda: Size(width=128, layers=4, ff=384))
+    measured: int = 200
+
+
+def measure(tower: SiglipVisionModel, trial: Trial, dials: Dials, folder: Path) -> dict[str, Estimate]:
+    """Train one small model with these dials and caption natural and counter-prior scenes with it."""
+    tokenizer = make_tokenizer(trial.size.vocabulary, trial.seed)
+    pool = make_pool(trial.pictures, trial.seed + 3, Mix(invented=0.0), dials)
+    model = make_model(trial.size, tokenizer, trial.seed)
+    features = encode(tower, pool, trial.seed)
+    train_decoder(model, tokenizer, pool, features, folder, trial.schedule, seed=trial.seed, dials=dials)
+    vlm = load(export(model, tower, tokenizer, folder / "model"))
+    rng = random.Random(trial.seed)
+    natural = describe(vlm, draw_described("natural", trial.measured, rng), rng)
+    counter = describe(vlm, draw_described("counter", trial.measured, rng), rng)
+    return {
+        "CHAIR_i natural": chair_i(natural),
+        "recall natural": recall(natural),
+        "CHAIR_i counter": chair_i(counter),
+        "recall counter": recall(counter),
+    }
+
+
+def dose(
+    tower: SiglipVisionModel, folder: Path, trial: Trial, on_trial: Callable[[str], None]
+) -> list[dict[str, object]]:
+    """One record per dial and value, in a run folder that a killed study goes on in."""
+    settings = [("none", 1.0, DIALS)]
+    settings += [(dial, value, replace(DIALS, **{dial: value})) for dial, values in DOSES.items() for value in values]
+    with Run(folder, asdict(trial)) as run:
+        done = {(r["dial"], r["value"]) for r in run.records}
+        for dial, value, dials in settings:
+            if (dial, value) not in done:
+                label = f"{dial}-{value:g}"
+                on_trial(label)
+                estimates = measure(tower, trial, dials, folder / label)
+                run.append({"dial": dial, "value": value, **{name: asdict(e) for name, e in estimates.items()}})
+        run.finish({"records": len(run.records)})
+        return list(run.records)
