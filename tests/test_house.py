@@ -106,7 +106,7 @@ def test_public_surface():
 def test_imports_are_cheap(module):
     """Neither the package nor its command line loads torch or transformers before they are needed."""
     script = f"import sys, {module}; print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "[]"
 
 

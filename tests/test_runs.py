@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -43,12 +42,14 @@ def test_killed_at_any_moment(tmp_path):
         "run = Run(sys.argv[1], {})\n"
         "for i in range(len(run.records), 10**6): run.append({'case': i})\n"
     )
-    for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=0.6)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    log = tmp_path / "records.jsonl"
+    for more in (200, 50, 400):
+        size = log.stat().st_size if log.exists() else 0
+        with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) as process:
+            while not log.exists() or log.stat().st_size < size + more:
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.kill()
     with Run(tmp_path, {}) as run:
         assert len(run.records) > 3
         assert [record["case"] for record in run.records] == list(range(len(run.records)))
@@ -76,3 +77,18 @@ def test_json_is_whole_or_as_before(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_parts_share_a_run(tmp_path):
+    with Run(tmp_path, {}) as run:
+        one, two = run.part(editor="ft"), run.part(editor="null")
+        one.append({"case": "a"})
+        two.append({"case": "a", "score": 0.0})
+        one.append({"case": "b"})
+        one.finish({"n": 2})
+        assert [record["case"] for record in one.records] == ["a", "b"]
+        assert two.records == [{"case": "a", "score": 0.0}]
+        assert (one.metrics, two.metrics) == ({"n": 2}, None)
+    with Run(tmp_path, {}) as run:
+        assert [record["editor"] for record in run.records] == ["ft", "null", "ft"]
+        assert len(run.part(editor="ft").records) == 2

@@ -8,14 +8,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from vlmend.errors import RunError
 
-__all__ = ["Run", "write_json"]
+__all__ = ["Log", "Part", "Run", "write_json"]
+
+
+class Log(Protocol):
+    """What something long needs of a run: the records that are finished, and a place for the next."""
+
+    @property
+    def records(self) -> Sequence[Mapping[str, Any]]: ...
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one record."""
+        ...
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Take the result."""
+        ...
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -73,6 +88,10 @@ class Run:
         except ValueError as error:
             raise RunError(f"{path} holds a line that is not JSON: {error}") from error
 
+    def part(self, **labels: Any) -> Part:
+        """The records with these labels, as a log of its own among the others of this run."""
+        return Part(self, labels)
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one record; it is on disk when this returns."""
         plain = json.loads(json.dumps(dict(record)))
@@ -96,3 +115,33 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Part:
+    """Some of a run's records, marked by labels that they all have and that are not shown here.
+
+    ``metrics`` is what the part ended with; the run's own metrics are its owner's to write.
+    """
+
+    def __init__(self, run: Run, labels: Mapping[str, Any]) -> None:
+        self._run = run
+        self._labels = dict(labels)
+        self.metrics: Mapping[str, Any] | None = None
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The finished records, without the labels."""
+        mine = (
+            record
+            for record in self._run.records
+            if all(record.get(key) == value for key, value in self._labels.items())
+        )
+        return [{key: value for key, value in record.items() if key not in self._labels} for record in mine]
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one record; it is on disk when this returns."""
+        self._run.append({**self._labels, **record})
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Keep what this part ended with."""
+        self.metrics = dict(metrics)

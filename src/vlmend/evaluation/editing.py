@@ -22,7 +22,7 @@ from vlmend.evaluation.proof import RELIABILITY, EditCost, ProbeRecord, Proof, s
 from vlmend.evaluation.text import matches, normalised
 from vlmend.models.prepared import Prepared, Row
 from vlmend.models.vlm import VLM
-from vlmend.runs import Run
+from vlmend.runs import Log
 
 __all__ = ["Baseline", "Observed", "Proof", "evaluate", "observe"]
 
@@ -53,7 +53,7 @@ def evaluate(
     *,
     max_new_tokens: int = 32,
     baseline: Baseline | None = None,
-    run: Run | None = None,
+    run: Log | None = None,
     on_edit: Callable[[EditCase, Edit], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Proof:
@@ -65,7 +65,7 @@ def evaluate(
         cases: what to measure. Probes with an empty question are left out.
         max_new_tokens: bound on the free answers.
         baseline: what the model does before an edit, as far as known; what is missing is added.
-        run: a run folder: finished cases are found there, each new one is added as it happens.
+        run: where finished cases are found and each new one is added as it happens; a `Run` or a part of one.
         on_edit: called with every case and the edit made for it.
         progress: called with (finished, all) cases.
 
