@@ -14,7 +14,7 @@ from vlmend.errors import RunError
 from vlmend.world.entities import countries
 from vlmend.world.scene import DIALS, draw_flag_scene, draw_scene
 from vlmend.world.train.decoder import Schedule
-from vlmend.world.train.mixture import SCENES, Mixture, Row
+from vlmend.world.train.mixture import EVERYTHING, Mixture
 from vlmend.world.train.model import Size, make_model, make_tokenizer
 from vlmend.world.train.optim import learning_rate, orthogonalise
 from vlmend.world.train.packing import packed as attending_packed
@@ -26,7 +26,7 @@ RECIPE = Recipe(
     tower_pictures=80,
     tower_steps=2,
     decoder_pictures=60,
-    schedule=Schedule(steps=6, binding=2, pictures=3, every=2),
+    schedule=Schedule(steps=6, binding=2, every=2),
     size=TINY,
 )
 
@@ -47,7 +47,7 @@ def test_packed_rows_score_as_plain_ones(tokenizer) -> None:  # type: ignore[no-
     model, rng = make_model(TINY, tokenizer, 0).eval(), random.Random(0)
     seen = [c for c in countries() if c.seen]
     scenes = [draw_flag_scene(rng, rng.choice(seen)), draw_scene(rng, "natural")]
-    packed = Mixture(tokenizer, DIALS).batch(scenes, rng, Row(), SCENES)
+    packed = Mixture(tokenizer, DIALS).batch(scenes, rng, EVERYTHING)
     features = torch.randn(2, 64, 160)
     decoder = model.model.language_model
     with torch.no_grad():

@@ -14,10 +14,11 @@ from vlmend.models.loading import load
 from vlmend.runs import Run
 from vlmend.world.exam import chair_i, describe, draw_described, recall
 from vlmend.world.scene import DIALS, Dials
+from vlmend.world.train.align import align
 from vlmend.world.train.decoder import Schedule, train_decoder
 from vlmend.world.train.model import Size, make_model, make_tokenizer
-from vlmend.world.train.pool import Mix, make_pool
-from vlmend.world.train.recipe import export
+from vlmend.world.train.pool import make_pool
+from vlmend.world.train.recipe import SEEN_FLAGS, export
 from vlmend.world.train.tower import encode
 
 DOSES: dict[str, tuple[float, ...]] = {
@@ -35,6 +36,7 @@ class Trial:
 
     seed: int = 0
     pictures: int = 8000
+    align_steps: int = 200
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=700, binding=150))
     size: Size = field(default_factory=lambda: Size(width=128, layers=4, ff=384))
     measured: int = 200
@@ -43,10 +45,11 @@ class Trial:
 def measure(tower: SiglipVisionModel, trial: Trial, dials: Dials, folder: Path) -> dict[str, Estimate]:
     """Train one small model with these dials and caption natural and counter-prior scenes with it."""
     tokenizer = make_tokenizer(trial.size.vocabulary, trial.seed)
-    pool = make_pool(trial.pictures, trial.seed + 3, Mix(invented=0.0), dials)
+    pool = make_pool(trial.pictures, trial.seed + 3, SEEN_FLAGS, dials)
     model = make_model(trial.size, tokenizer, trial.seed)
     features = encode(tower, pool, trial.seed)
-    train_decoder(model, tokenizer, pool, features, folder, trial.schedule, seed=trial.seed, dials=dials)
+    align(model, tokenizer, pool.scenes, features, steps=trial.align_steps, seed=trial.seed)
+    train_decoder(model, tokenizer, pool.scenes, features, folder, trial.schedule, seed=trial.seed, dials=dials)
     vlm = load(export(model, tower, tokenizer, folder / "model"))
     rng = random.Random(trial.seed)
     natural = describe(vlm, draw_described("natural", trial.measured, rng), rng)

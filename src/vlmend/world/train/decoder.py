@@ -6,6 +6,8 @@ import logging
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from vlmend.world.scene import Dials
+from vlmend.world.scene import Dials, Scene
 from vlmend.world.train.checkpoint import load_state, save_state
-from vlmend.world.train.mixture import BINDING, SCENES, Mixture, Row
-from vlmend.world.train.model import BOS, token_id
+from vlmend.world.train.mixture import BINDING, EVERYTHING, Mixture, Stage
+from vlmend.world.train.model import BOS, half_deep, token_id
 from vlmend.world.train.optim import Pair, learning_rate
 from vlmend.world.train.packing import Scored, packed, score
-from vlmend.world.train.pool import Pool
 
 log = logging.getLogger(__name__)
+CHECKPOINT = "decoder.pt"
 PART_WEIGHTS = (1.0, 0.6, 0.4, 0.3)  # questions, captions, facts, long text
 
 
@@ -31,16 +33,22 @@ class Schedule:
 
     steps: int
     binding: int = 300
-    pictures: int = 12
-    lr: float = 3e-3
+    lr: float = 2e-3
     decay: float = 0.25  # share of the run over which the rate falls to zero
     every: int = 50  # steps between checkpoints
 
 
-def _rows_by_kind(pool: Pool) -> tuple[list[int], list[int]]:
-    flags = [i for i, s in enumerate(pool.scenes) if s.country]
-    scenes = [i for i, s in enumerate(pool.scenes) if not s.country and s.things]
-    return flags, scenes
+class Sampler:
+    """Draws rows for a stage: flags by their share; while binding is learnt, scenes with few kinds."""
+
+    def __init__(self, drawn: Sequence[Scene]) -> None:
+        self.flags = [i for i, s in enumerate(drawn) if s.country]
+        self.scenes = [i for i, s in enumerate(drawn) if not s.country and s.things]
+        self.few = [i for i in self.scenes if len(drawn[i].counts) in (2, 3)]
+
+    def rows(self, stage: Stage, rng: random.Random) -> list[int]:
+        scenes = self.few if stage is BINDING else self.scenes
+        return [rng.choice(self.flags if rng.random() < stage.flags else scenes) for _ in range(stage.pictures)]
 
 
 class Tally:
@@ -66,39 +74,37 @@ class Tally:
 def train_decoder(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
-    pool: Pool,
+    drawn: Sequence[Scene],
     features: Tensor,
     folder: Path,
     schedule: Schedule,
     *,
     seed: int,
     dials: Dials,
-    flag_share: float = 0.3,
 ) -> None:
-    """Train ``model`` in place, resuming from ``folder/decoder.pt`` if it is there. The tower is not touched.
+    """Train ``model`` in place, resuming from the folder's checkpoint if it is there. The tower is not touched.
 
     Args:
-        features: bfloat16 [N, V, W], the tower's output for every picture of the pool.
+        drawn: the N scenes to ask about.
+        features: bfloat16 [N, V, W], the tower's output for a picture of each.
     """
     trained = nn.ModuleDict({"projector": model.model.multi_modal_projector, "decoder": model.model.language_model})
     embeddings = model.get_input_embeddings().weight
     matrices = [p for p in trained.parameters() if p.ndim == 2 and p is not embeddings]
     chosen = {id(p) for p in matrices}
     optimiser = Pair(matrices, [p for p in trained.parameters() if id(p) not in chosen], schedule.lr)
-    start = load_state(folder / "decoder.pt", trained, optimiser)
+    start = load_state(folder / CHECKPOINT, trained, optimiser)
     mixture, tally = Mixture(tokenizer, dials), Tally()
-    flags, scenes = _rows_by_kind(pool)
+    sampler = Sampler(drawn)
     begun = time.monotonic()
     with packed(model.model.language_model):
         for step in range(start, schedule.steps):
             rng = random.Random(f"{seed}/{step}")
-            if step < schedule.binding:
-                rows = rng.sample(scenes, schedule.pictures)
-                batch = mixture.batch([pool.scenes[i] for i in rows], rng, Row(captions=(), facts=(), long=()), BINDING)
-            else:
-                rows = [rng.choice(flags if rng.random() < flag_share else scenes) for _ in range(schedule.pictures)]
-                batch = mixture.batch([pool.scenes[i] for i in rows], rng, Row(), SCENES)
-            scored = score(model, features[rows].float(), batch, token_id(tokenizer, BOS))
+            stage = BINDING if step < schedule.binding else EVERYTHING
+            rows = sampler.rows(stage, rng)
+            batch = mixture.batch([drawn[i] for i in rows], rng, stage)
+            with half_deep(model) if stage is BINDING else nullcontext():
+                scored = score(model, features[rows].float(), batch, token_id(tokenizer, BOS))
             losses = [
                 scored.loss[scored.part == p].mean() * w for p, w in enumerate(PART_WEIGHTS) if (scored.part == p).any()
             ]
@@ -107,4 +113,4 @@ def train_decoder(
             tally.add(scored, batch.kinds)
             if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
                 log.info("decoder %d/%d %.0fs %s", step + 1, schedule.steps, time.monotonic() - begun, tally.report())
-                save_state(folder / "decoder.pt", trained, optimiser, step + 1)
+                save_state(folder / CHECKPOINT, trained, optimiser, step + 1)

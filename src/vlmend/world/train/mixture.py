@@ -16,7 +16,6 @@ from vlmend.world.scene import Dials, Scene
 from vlmend.world.train.model import ASSISTANT, EOS, PAD, USER, VISUAL_TOKENS, token_id
 from vlmend.world.train.packing import Block, Packed, Part, pack
 
-BINDING = {"colour": 3.0, "pattern": 2.0, "exist": 1.5, "which": 1.0}
 SCENES = {
     "exist": 2.8, "colour": 1.2, "pattern": 1.2, "which": 1.5, "count": 1.8, "howmany": 0.4,
     "relation": 1.5, "quadrant": 1.6, "place": 0.2, "neighbour": 0.8,
@@ -26,13 +25,24 @@ CAPTIONS: dict[Form, float] = {"short": 0.55, "list": 0.2, "detailed": 0.25}
 
 
 @dataclass(frozen=True)
-class Row:
-    """How many blocks of each kind a picture gets, split by length where there are several."""
+class Stage:
+    """A stage of training: pictures in a step, the share of flags among them, the shares of questions about scenes, how
+    often a question is put in its plain form, and how many blocks a picture gets, split by length where there are
+    several: questions, captions, facts, long text."""
 
-    questions: tuple[int, ...] = (6, 5, 3, 2)
-    captions: tuple[int, ...] = (1,)
-    facts: tuple[int, ...] = (4, 2)
-    long: tuple[int, ...] = (1,)
+    pictures: int
+    flags: float
+    shares: dict[str, float]
+    plain: float
+    questions: tuple[int, ...]
+    captions: tuple[int, ...] = ()
+    facts: tuple[int, ...] = ()
+    long: tuple[int, ...] = ()
+
+
+BINDING = Stage(24, 0.0, {"colour": 3.0, "pattern": 3.0, "exist": 0.5, "which": 0.5}, plain=1.0, questions=(7,))
+"""Which colour goes with which name is learnt in one jump; other questions, or other wordings, put it off."""
+EVERYTHING = Stage(12, 0.3, SCENES, plain=0.4, questions=(6, 5, 3, 2), captions=(1,), facts=(4, 2), long=(1,))
 
 
 class Mixture:
@@ -54,11 +64,12 @@ class Mixture:
         wanted = (*self._encode(turn.answer), self.eos)
         return Block((self.user, *self._encode(turn.prompt), self.assistant, *wanted), len(wanted), turn.kind)
 
-    def question(self, scene: Scene, rng: random.Random, shares: dict[str, float]) -> Turn:
+    def question(self, scene: Scene, rng: random.Random, stage: Stage) -> Turn:
+        shares = FLAGS if scene.country else stage.shares
         kinds, weights = list(shares), list(shares.values())
         while True:
             if q := ask(scene, rng.choices(kinds, weights)[0], rng):
-                return Turn(q.put(rng), q.answer, q.kind)
+                return Turn(q.put(rng, plain=stage.plain), q.answer, q.kind)
 
     def caption(self, scene: Scene, form: Form, rng: random.Random) -> Turn:
         """A caption; for a third of the flags a new name told in context instead."""
@@ -70,15 +81,15 @@ class Mixture:
             Question(f"{form}_caption", "").put(rng), caption(scene, form, rng, self.dials.told), f"{form}_caption"
         )
 
-    def batch(self, scenes: Sequence[Scene], rng: random.Random, row: Row, shares: dict[str, float]) -> Packed:
+    def batch(self, scenes: Sequence[Scene], rng: random.Random, stage: Stage) -> Packed:
         """One packed batch: a row per scene; captions of one form, since they differ most in length."""
         form = rng.choices(list(CAPTIONS), list(CAPTIONS.values()))[0]
         seen = 1 + VISUAL_TOKENS
         tellers: list[tuple[tuple[int, ...], int, Callable[[Scene], Turn]]] = [
-            (row.questions, seen, lambda s: self.question(s, rng, FLAGS if s.country else shares)),
-            (row.captions, seen, lambda s: self.caption(s, form, rng)),
-            (row.facts, 1, lambda _: tell_fact(rng, self.dials)),
-            (row.long, 1, lambda _: tell_long(rng, self.dials)),
+            (stage.questions, seen, lambda s: self.question(s, rng, stage)),
+            (stage.captions, seen, lambda s: self.caption(s, form, rng)),
+            (stage.facts, 1, lambda _: tell_fact(rng, self.dials)),
+            (stage.long, 1, lambda _: tell_long(rng, self.dials)),
         ]
         parts = [
             Part([[self.block(tell(s)) for _ in range(sum(cuts))] for s in scenes], prefix, cuts)

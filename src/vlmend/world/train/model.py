@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +150,27 @@ def make_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Lla
         **ids,
     )
     model = LlavaForConditionalGeneration(config)
-    for module in model.model.language_model.layers.modules():
+    layers = model.model.language_model.layers
+    for module in layers.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=size.spread)
+    for layer in layers:  # every layer begins as an identity
+        for path in ("self_attn.o_proj", "mlp.down_proj"):
+            nn.init.zeros_(layer.get_submodule(path).weight)
     return model
+
+
+@contextmanager
+def half_deep(model: LlavaForConditionalGeneration) -> Generator[None, None, None]:
+    """Within the block only every second decoder layer runs, the first included.
+
+    The others begin as identities (``make_model``), so that waking them changes nothing. Binding is learnt in four
+    layers within some 40,000 questions; eight layers from the start had not learnt it after 60,000.
+    """
+    decoder = model.model.language_model
+    layers = decoder.layers
+    decoder.layers = layers[::2]
+    try:
+        yield
+    finally:
+        decoder.layers = layers

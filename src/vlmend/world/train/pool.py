@@ -109,10 +109,27 @@ def _draw(rng: random.Random, mix: Mix, dials: Dials) -> Scene:
     return draw_flag_scene(rng, country)
 
 
-def _chunk(job: tuple[int, int, Mix, Dials]) -> tuple[list[Scene], np.ndarray, np.ndarray, np.ndarray]:
-    count, seed, mix, dials = job
-    rng = random.Random(seed)
-    scenes = [_draw(rng, mix, dials) for _ in range(count)]
+CHUNK = 500  # scenes drawn from one seed, and rendered by one worker
+Job = tuple[int, int, Mix, Dials]
+
+
+def _jobs(count: int, seed: int, mix: Mix, dials: Dials) -> list[Job]:
+    return [(min(CHUNK, count - i), seed * 1_000_003 + i, mix, dials) for i in range(0, count, CHUNK)]
+
+
+def _scenes(job: Job, rng: random.Random) -> list[Scene]:
+    count, _, mix, dials = job
+    return [_draw(rng, mix, dials) for _ in range(count)]
+
+
+def draw_scenes(count: int, seed: int, mix: Mix, dials: Dials) -> list[Scene]:
+    """The scenes of ``make_pool`` with the same arguments, without their pictures."""
+    return [s for job in _jobs(count, seed, mix, dials) for s in _scenes(job, random.Random(job[1]))]
+
+
+def _chunk(job: Job) -> tuple[list[Scene], np.ndarray, np.ndarray, np.ndarray]:
+    rng, mix = random.Random(job[1]), job[2]
+    scenes = _scenes(job, rng)
     looks: list[Look] = ["b" if rng.random() < mix.look_b else "a" for _ in scenes]
     pictures = [render(s, Style(rng.getrandbits(48), look)) for s, look in zip(scenes, looks, strict=True)]
     labels = np.stack([dense_labels(s, p) for s, p in zip(scenes, pictures, strict=True)])
@@ -122,10 +139,8 @@ def _chunk(job: tuple[int, int, Mix, Dials]) -> tuple[list[Scene], np.ndarray, n
 
 def make_pool(count: int, seed: int, mix: Mix = MIX, dials: Dials = DIALS, workers: int = 2) -> Pool:
     """Draw and render ``count`` scenes. Deterministic in its arguments, whatever the number of workers."""
-    step = 500
-    jobs = [(min(step, count - i), seed * 1_000_003 + i, mix, dials) for i in range(0, count, step)]
-    with ProcessPoolExecutor(workers) as workers_pool:
-        chunks = list(workers_pool.map(_chunk, jobs))
+    with ProcessPoolExecutor(workers) as executor:
+        chunks = list(executor.map(_chunk, _jobs(count, seed, mix, dials)))
     scenes = [s for chunk in chunks for s in chunk[0]]
     pixels, labels, noise = map(np.concatenate, list(zip(*chunks, strict=True))[1:])
     return Pool(tuple(scenes), pixels, labels, noise)

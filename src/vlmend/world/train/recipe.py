@@ -17,12 +17,14 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast,
 
 from vlmend.runs import Run
 from vlmend.world.scene import Dials
-from vlmend.world.train.decoder import Schedule, train_decoder
+from vlmend.world.train.align import align
+from vlmend.world.train.decoder import CHECKPOINT, Schedule, train_decoder
 from vlmend.world.train.model import Size, make_model, make_processor, make_tokenizer
-from vlmend.world.train.pool import MIX, Mix, Pool, make_pool
+from vlmend.world.train.pool import MIX, Mix, draw_scenes, make_pool
 from vlmend.world.train.tower import encode, train_tower, vision_config
 
 log = logging.getLogger(__name__)
+SEEN_FLAGS = Mix(invented=0.0)  # the decoder is asked for the names of flags
 
 
 @dataclass(frozen=True)
@@ -33,26 +35,32 @@ class Recipe:
     tower_pictures: int = 40_000
     tower_steps: int = 1600
     decoder_pictures: int = 40_000
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=3600))
+    align_steps: int = 300
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=2200))
     size: Size = field(default_factory=Size)
     dials: Dials = field(default_factory=Dials)
 
 
-def _features(folder: Path, recipe: Recipe, pool: Pool) -> tuple[SiglipVisionModel, Tensor]:
-    """The trained tower and its features of the decoder's pictures, computed once."""
+def _tower(folder: Path, recipe: Recipe) -> SiglipVisionModel:
+    """The trained tower, from the folder if it is there."""
     done = folder / "tower.safetensors"
-    if done.exists():
-        tower = SiglipVisionModel(vision_config()).eval()
-        tower.load_state_dict(load_file(done))
-    else:
-        tower_pool = make_pool(recipe.tower_pictures, recipe.seed + 1, MIX, recipe.dials)
-        tower = train_tower(tower_pool, folder, steps=recipe.tower_steps, seed=recipe.seed)
-        save_file(tower.state_dict(), done)
+    if not done.exists():
+        pool = make_pool(recipe.tower_pictures, recipe.seed + 1, MIX, recipe.dials)
+        trained = train_tower(pool, folder, steps=recipe.tower_steps, seed=recipe.seed)
+        save_file(trained.state_dict(), done)
+    tower = SiglipVisionModel(vision_config()).eval()
+    tower.load_state_dict(load_file(done))
+    return tower
+
+
+def _features(folder: Path, tower: SiglipVisionModel, recipe: Recipe) -> Tensor:
+    """What the tower makes of the decoder's pictures, from the folder if it is there."""
     kept = folder / "features.safetensors"
     if not kept.exists():
-        log.info("encoding %d pictures", len(pool))
+        log.info("encoding %d pictures", recipe.decoder_pictures)
+        pool = make_pool(recipe.decoder_pictures, recipe.seed + 2, SEEN_FLAGS, recipe.dials)
         save_file({"features": encode(tower, pool, recipe.seed)}, kept)
-    return tower, load_file(kept)["features"]
+    return load_file(kept)["features"]
 
 
 def train(folder: Path, recipe: Recipe) -> Path:
@@ -63,10 +71,13 @@ def train(folder: Path, recipe: Recipe) -> Path:
     """
     Run(folder, asdict(recipe)).close()
     tokenizer = make_tokenizer(recipe.size.vocabulary, recipe.seed)
-    pool = make_pool(recipe.decoder_pictures, recipe.seed + 2, Mix(invented=0.0), recipe.dials)
-    tower, features = _features(folder, recipe, pool)
+    tower = _tower(folder, recipe)
+    features = _features(folder, tower, recipe)
+    drawn = draw_scenes(recipe.decoder_pictures, recipe.seed + 2, SEEN_FLAGS, recipe.dials)
     model = make_model(recipe.size, tokenizer, recipe.seed)
-    train_decoder(model, tokenizer, pool, features, folder, recipe.schedule, seed=recipe.seed, dials=recipe.dials)
+    if not (folder / CHECKPOINT).exists():
+        align(model, tokenizer, drawn, features, steps=recipe.align_steps, seed=recipe.seed)
+    train_decoder(model, tokenizer, drawn, features, folder, recipe.schedule, seed=recipe.seed, dials=recipe.dials)
     return export(model, tower, tokenizer, folder / "model")
 
 
