@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vlmend.report.content import printable
+from vlmend.report.words import printable
 
 
 @pytest.fixture

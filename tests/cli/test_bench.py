@@ -32,7 +32,7 @@ def test_run_folder_is_whole_and_agrees_with_the_document(bench: Callable[..., A
     assert document["report"] == str(run / "report.html")
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["ft"]["metrics"] == document["editors"]["ft"]
-    assert metrics["ft"]["edits"] == 3
+    assert metrics["ft"]["cost"]["edits"] == 3
     about = json.loads((run / "run.json").read_text())
     assert about["editors"]["ft"]["steps"] == 25
     assert {"fingerprint", "seed", "versions", "cases"} <= set(about)

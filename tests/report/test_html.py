@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from vlmend.report import Report, render, write
-from vlmend.report.content import cards, printable
+from vlmend.report.content import cards
 from vlmend.report.html import headline
+from vlmend.report.words import printable
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -26,7 +26,7 @@ def ask(
     with replying(as_json) as reply:
         from vlmend.edits.edit import Edit, stacked
         from vlmend.models.pictures import open_picture
-        from vlmend.report.content import printable
+        from vlmend.report.words import printable
 
         picture = open_picture(image)
         edits = [Edit.load(folder) for folder in edit or ()]

@@ -21,7 +21,8 @@ from vlmend.cli.arguments import (
     read_settings,
 )
 from vlmend.cli.console import JsonFlag, replying, working
-from vlmend.cli.measuring import described, measure, scores_table
+from vlmend.cli.measuring import described, measure
+from vlmend.cli.tables import scores_table
 from vlmend.errors import VlmendError
 
 if TYPE_CHECKING:

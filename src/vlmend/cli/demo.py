@@ -12,7 +12,8 @@ import typer
 
 from vlmend.cli.arguments import load_model, make_editor, read_cases
 from vlmend.cli.console import JsonFlag, progress, replying, working
-from vlmend.cli.measuring import cases_table, described, measure, quiet_table, scores_table
+from vlmend.cli.measuring import described, measure
+from vlmend.cli.tables import cases_table, quiet_table, scores_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +81,7 @@ def _spread(cases: Sequence[EditCase], count: int) -> list[EditCase]:
 
 
 def _wrong_answers(cases: Sequence[EditCase], said: Sequence[str]) -> Table:
-    from vlmend.report.content import printable
+    from vlmend.report.words import printable
 
     table = quiet_table("Wrong answers", "#", "Question", "Right", "The model says")
     for number, (case, answer) in enumerate(zip(cases, said, strict=True), 1):

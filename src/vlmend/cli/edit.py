@@ -19,7 +19,7 @@ from vlmend.cli.arguments import (
     read_settings,
 )
 from vlmend.cli.console import JsonFlag, progress, replying
-from vlmend.cli.measuring import quiet_table
+from vlmend.cli.tables import quiet_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,7 +85,7 @@ def _fit_and_save(
 
 
 def _table(made: Sequence[dict[str, Any]]) -> Table:
-    from vlmend.report.content import printable
+    from vlmend.report.words import printable
 
     table = quiet_table("Edits", "Question", "Said", "Right", "Says after the edit", "Saved in")
     for one in made:

@@ -1,16 +1,13 @@
-"""What `bench` and `demo` share: editors measured on cases into a run folder, scores as a table."""
+"""What `bench` and `demo` share: editors measured on cases into a run folder, and the report of that run."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from vlmend.cli.console import progress
 from vlmend.runs import Run
@@ -18,35 +15,13 @@ from vlmend.runs import Run
 if TYPE_CHECKING:
     from vlmend.data.records import EditCase
     from vlmend.editors.base import Editor
-    from vlmend.evaluation.proof import Change, Proof
-    from vlmend.evaluation.stats import Estimate
+    from vlmend.evaluation.proof import Proof
     from vlmend.models.vlm import VLM
-    from vlmend.report.content import Kind, Report
+    from vlmend.report import Report
 
-__all__ = ["cases_table", "described", "measure", "quiet_table", "scores_table"]
+__all__ = ["described", "measure"]
 
 SEED = 0
-
-
-class EditorRun(Run):
-    """One editor's part of a run: its records lie among those of the others, marked with its name."""
-
-    def __init__(self, run: Run, editor: str) -> None:
-        self.folder = run.folder
-        self.records = [record for record in run.records if record["editor"] == editor]
-        self._run = run
-        self._editor = editor
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add one record of this editor to the whole run."""
-        self._run.append({"editor": self._editor, **record})
-        self.records.append(self._run.records[-1])
-
-    def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Nothing: the whole run is finished when its last editor is."""
-
-    def close(self) -> None:
-        """Nothing: the whole run is closed by its owner."""
 
 
 def measure(
@@ -60,6 +35,7 @@ def measure(
     import torch
 
     from vlmend.evaluation.editing import Baseline, evaluate
+    from vlmend.report.content import cost_of
 
     torch.manual_seed(SEED)
     baseline = Baseline(vlm.fingerprint)
@@ -74,11 +50,11 @@ def measure(
                         cases,
                         max_new_tokens=max_new_tokens,
                         baseline=baseline,
-                        run=EditorRun(run, editor.name),
+                        run=run.part(editor=editor.name),
                         progress=lambda _done, _all, advance=advance: advance(),
                     )
                 )
-        run.finish({proof.method: {"metrics": proof.metrics, **_cost(proof)} for proof in proofs})
+        run.finish({proof.method: {"metrics": proof.metrics, "cost": asdict(cost_of(proof))} for proof in proofs})
     return tuple(proofs)
 
 
@@ -108,17 +84,6 @@ def _hash(cases: Sequence[EditCase]) -> str:
     return digest.hexdigest()
 
 
-def _cost(proof: Proof) -> dict[str, Any]:
-    costs = proof.costs
-    if not costs:
-        return {}
-    return {
-        "edits": len(costs),
-        "seconds_per_edit": sum(cost.seconds for cost in costs) / len(costs),
-        "peak_mb": max(cost.peak_mb for cost in costs),
-    }
-
-
 def described(title: str, proofs: Sequence[Proof], cases: Sequence[EditCase], source: str, command: str) -> Report:
     """The report of a run."""
     import platform
@@ -138,62 +103,3 @@ def described(title: str, proofs: Sequence[Proof], cases: Sequence[EditCase], so
         command=command,
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
-
-
-def scores_table(proof: Proof) -> Table:
-    """The metrics of one editor, before and after, for a terminal."""
-    from vlmend.report.content import MEASURES, kind_of
-
-    table = quiet_table(f"{proof.method}: before → after in per cent, 95 % interval", "", "n")
-    for label in MEASURES.values():
-        table.add_column(label, justify="right")
-    for summary in proof.summary.values():
-        kind = kind_of(summary.kind)
-        cells = [_cell(getattr(summary, name), kind) for name in MEASURES]
-        table.add_row(f"{kind.name} ({kind.short})", str(summary.n), *cells)
-    return table
-
-
-def _cell(change: Change, kind: Kind) -> Text:
-    before = "" if kind.keeps else f"{_percent(change.before)} → "
-    text = Text(before, "dim")
-    text.append(_percent(change.after), "bold")
-    if change.after.n:
-        text.append(f"  [{100 * change.after.low:.0f}–{100 * change.after.high:.0f}]", "dim")
-    return text
-
-
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.mean:.0f}" if estimate.n else "–"
-
-
-def cases_table(report: Report) -> Table:
-    """Case by case what the model says after the first editor's edit, and which probes are as they should be."""
-    from vlmend.evaluation.proof import LABELS
-    from vlmend.report.content import cards
-
-    shown = cards(report)
-    kinds = [kind for kind in LABELS if any(probe.kind == kind for card in shown for probe in card.probes)]
-    table = quiet_table("The same questions after one edit each", "#", "Question", "Right", "The model says now")
-    for label in ("Rel", *(LABELS[kind] for kind in kinds)):
-        table.add_column(label, justify="center", no_wrap=True)
-    for number, card in enumerate(shown, 1):
-        marks = [
-            Text(" ").join(_mark(probe.after[0].passed) for probe in card.probes if probe.kind == kind)
-            for kind in kinds
-        ]
-        answers = (card.question, card.right, card.after[0].answer)
-        table.add_row(str(number), *answers, _mark(card.after[0].passed), *marks)
-    return table
-
-
-def quiet_table(title: str, *columns: str) -> Table:
-    """A table with few lines and these text columns."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _mark(passed: bool) -> Text:
-    return Text("✓", "green") if passed else Text("✗", "red")

@@ -17,8 +17,21 @@ from PIL.Image import Image
 
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY, EditCase, Example
 from vlmend.evaluation.proof import LABELS, RELIABILITY, ProbeRecord, Proof
+from vlmend.report.words import printable
 
-__all__ = ["MEASURES", "CaseCard", "Kind", "Picture", "ProbeRow", "Report", "Verdict", "cards", "kind_of", "printable"]
+__all__ = [
+    "MEASURES",
+    "CaseCard",
+    "Cost",
+    "Kind",
+    "Picture",
+    "ProbeRow",
+    "Report",
+    "Verdict",
+    "cards",
+    "cost_of",
+    "kind_of",
+]
 
 Picture: TypeAlias = Path | Image
 
@@ -151,6 +164,19 @@ def _row(case: EditCase, example: Example, records: Sequence[ProbeRecord]) -> Pr
     )
 
 
-def printable(text: str) -> str:
-    """Text without control characters, which a model may well say and no page or terminal should obey."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
+@dataclass(frozen=True)
+class Cost:
+    """What an editor's edits took: the mean of their seconds and the largest peak of memory in MiB."""
+
+    edits: int
+    seconds: float | None
+    peak_mb: float | None
+
+
+def cost_of(proof: Proof) -> Cost:
+    """What the edits of a proof took; nothing is known of edits that were given ready-made."""
+    costs = proof.costs
+    if not costs:
+        return Cost(0, None, None)
+    seconds = sum(cost.seconds for cost in costs) / len(costs)
+    return Cost(len(costs), seconds, max(cost.peak_mb for cost in costs))

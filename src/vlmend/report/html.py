@@ -13,7 +13,8 @@ from vlmend.data.records import IMAGE_GENERALITY, TEXT_GENERALITY
 from vlmend.evaluation.proof import LABELS, RELIABILITY
 from vlmend.models.pictures import open_picture
 from vlmend.report import figures, pictures
-from vlmend.report.content import MEASURES, Report, cards, kind_of
+from vlmend.report.content import MEASURES, Report, cards, cost_of, kind_of
+from vlmend.report.words import bounds, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +55,8 @@ def render(report: Report) -> str:
             kind=kind_of,
             settings=_settings,
             cost=_cost,
-            percent=_percent,
-            bounds=_bounds,
+            percent=percent,
+            bounds=bounds,
             verdict_on=_verdict_on,
             embed=_embed,
             figure_light=_figure(report, figures.LIGHT),
@@ -97,11 +98,8 @@ def _plain(value: object) -> str:
 
 
 def _cost(proof: Proof) -> str:
-    """What an edit took, on average, and at most."""
-    if not proof.costs:
-        return ""
-    seconds = sum(cost.seconds for cost in proof.costs) / len(proof.costs)
-    return f"{seconds:.2f} s per edit · peak memory {max(cost.peak_mb for cost in proof.costs):.0f} MB"
+    cost = cost_of(proof)
+    return f"{cost.seconds:.2f} s per edit · peak memory {cost.peak_mb:.0f} MB" if cost.edits else ""
 
 
 def _probe_kinds(shown: Sequence[CaseCard]) -> list[str]:
@@ -135,14 +133,6 @@ def _embed(picture: Picture | None, largest: int = pictures.LARGEST) -> dict[str
         return None
     image = open_picture(picture)
     return {"src": pictures.data_uri(image, largest), "pixels": pictures.is_pixel_art(image)}
-
-
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.mean:.0f}" if estimate.n else "–"
-
-
-def _bounds(estimate: Estimate) -> str:
-    return f"{100 * estimate.low:.0f}–{100 * estimate.high:.0f}" if estimate.n else ""
 
 
 def _verdict_on(change: Change) -> str:
