@@ -12,7 +12,7 @@ from transformers import SiglipVisionModel
 from vlmend.evaluation.stats import Estimate
 from vlmend.models.loading import load
 from vlmend.runs import Run
-from vlmend.world.exam import chair_i, describe, draw_described, recall
+from vlmend.world.exam.describing import chair_i, describe, draw_described, recall
 from vlmend.world.scene import DIALS, Dials
 from vlmend.world.train.align import align
 from vlmend.world.train.decoder import Schedule, train_decoder

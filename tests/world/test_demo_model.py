@@ -1,0 +1,71 @@
+"""The shipped weights, measured again on a few scenes that nobody has seen; and benchmarks made from their errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vlmend
+from vlmend.data.formats import mmedit
+from vlmend.evaluation.stats import Estimate
+from vlmend.models.bundled import bundled_folder
+from vlmend.models.vlm import VLM
+from vlmend.world.build import build
+from vlmend.world.captions import mentions
+from vlmend.world.exam import GATES, Settings, examine
+
+
+@pytest.fixture(scope="module")
+def vlm() -> Iterator[VLM]:
+    yield vlmend.load("demo")
+
+
+def card() -> dict[str, Estimate]:
+    """What the model card says."""
+    folder = bundled_folder("demo")
+    assert folder is not None
+    document = json.loads((folder / "exam.json").read_text(encoding="utf-8"))
+    return {name: Estimate(**e) for name, e in document["estimates"].items()}
+
+
+def test_the_card_is_of_these_weights(vlm: VLM) -> None:
+    folder = bundled_folder("demo")
+    assert folder is not None
+    document = json.loads((folder / "exam.json").read_text(encoding="utf-8"))
+    assert document["fingerprint"] == vlm.fingerprint
+    assert {gate.name for gate in GATES} <= set(document["estimates"])
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for gate in GATES:
+        assert f"| {gate.name} |" in text
+
+
+def test_small_samples_of_other_scenes_agree_with_the_card(vlm: VLM) -> None:
+    said = card()
+    measured = examine(vlm, Settings(n=40, seed=77), ("scenes", "context"))
+    far = [name for name, e in measured.items() if e.high < said[name].low or e.low > said[name].high]
+    assert len(far) <= 1, {name: (measured[name], said[name]) for name in far}  # one in twenty may be by chance
+
+
+def test_a_benchmark_holds_stable_errors_and_shares_nothing_between_splits(vlm: VLM, tmp_path: Path) -> None:
+    tried = build(vlm, tmp_path, evqa={"train": 10, "eval": 10}, eic={"train": 0, "eval": 4}, seed=5)
+    assert sorted(p.name for p in tmp_path.glob("*.json")) == ["eic_eval.json", "evqa_eval.json", "evqa_train.json"]
+    train, held = (mmedit.read(tmp_path / f"evqa_{split}.json") for split in ("train", "eval"))
+    assert len(train) == len(held) == 10
+    assert sum(tried["evqa_eval"].wrong.values()) >= 10
+    said = vlm.generate(vlm.prepare([c.request for c in held]))
+    assert said == [c.rejected for c in held]
+    assert all(c.request.answer != c.rejected for c in held)
+    for case in held:
+        kinds = [p.kind for p in case.probes]
+        assert kinds == ["text_generality", "image_generality", "text_locality", "image_locality"]
+        near = [p.example for p in case.probes if p.kind.endswith("locality")]
+        assert vlm.generate(vlm.prepare(near)) == [e.answer for e in near]
+    for field in ("loc", "m_loc", "image"):
+        records = [json.loads((tmp_path / f"evqa_{split}.json").read_text()) for split in ("train", "eval")]
+        content = [{r[field] if field == "loc" else (tmp_path / r[field]).read_bytes() for r in rs} for rs in records]
+        assert not content[0] & content[1]
+    captions = mmedit.read(tmp_path / "eic_eval.json")
+    assert all(mentions(c.rejected or "") != mentions(c.request.answer or "") for c in captions)
