@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
+SETTINGS = {"lr": 3e-3, "stop_loss": 0.02}
+"""Of `ft` on a model of five million parameters; the editor's own defaults are for billions."""
+
 CAPTIONS_SHARE = 4
 """One in so many of the demo's cases is a caption; the others are questions."""
 
@@ -44,7 +47,7 @@ def demo(
         from vlmend.report.html import headline
 
         folder = out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
-        proofs = measure(vlm, [make_editor("ft", {})], cases, folder)
+        proofs = measure(vlm, [make_editor("ft", SETTINGS)], cases, folder)
         command = ["vlmend", "demo", "--cases", str(len(cases))]
         command += [] if model == "demo" else ["--model", model]
         title = f"{len(cases)} wrong answers of {Path(vlm.name).name}, mended one by one"
