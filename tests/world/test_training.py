@@ -25,6 +25,7 @@ TINY = Size(width=32, layers=2, heads=2, ff=48, vocabulary=700)
 RECIPE = Recipe(
     tower_pictures=80,
     tower_steps=2,
+    align_steps=3,
     decoder_pictures=60,
     schedule=Schedule(steps=6, binding=2, every=2),
     size=TINY,

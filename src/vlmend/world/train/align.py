@@ -1,8 +1,8 @@
 """Between tower and decoder: let every projected patch speak the words of what it shows.
 
-The projector and the word embeddings are trained so that a patch of a red striped lamp lies near "lamp", "red" and
-"striped", one without a thing near its place. The decoder then finds "the lamp" by likeness, for all kinds at once,
-instead of learning one association after another.
+The projector and the word embeddings are trained so that a patch of the one red striped lamp at the top left lies near
+"lamp", "red", "striped", "one", "top" and "left", and a patch without a thing near its place. The decoder then finds
+"the lamp" by likeness, for all kinds at once, instead of learning one association after another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vlmend.world.train.optim import Pair, learning_rate
 from vlmend.world.train.pool import SIDE
 
 log = logging.getLogger(__name__)
-WORDS = 3  # a thing's kind, colour and pattern
+WORDS = 6  # a thing's kind, colour, pattern and number, and the two of its corner
 BACKGROUND = 0.1  # weight of a patch without a thing
 CELL = 2  # patches a side of a grid cell
 
@@ -34,7 +34,8 @@ def word_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """
     world = catalog()
     ids: dict[str, int] = {}
-    for word in (*world.kinds, *world.colours, *world.patterns, *world.places):
+    corner = ("top", "bottom", "left", "right")
+    for word in (*world.kinds, *world.colours, *world.patterns, *world.numbers[1:], *corner, *world.places):
         tokens = tokenizer(word, add_special_tokens=False)["input_ids"]
         if len(tokens) != 1:
             raise ValueError(f"'{word}' takes {len(tokens)} tokens: the vocabulary is too small")
@@ -47,7 +48,8 @@ def patch_words(scene: Scene, ids: dict[str, int]) -> np.ndarray:
     out = np.full((SIDE, SIDE, WORDS), ids[scene.place])
     for t in scene.things:
         rows, columns = (slice(CELL * i, CELL * i + CELL) for i in (t.row, t.col))
-        out[rows, columns] = [ids[t.kind], ids[t.colour], ids[t.pattern]]
+        number = catalog().numbers[min(scene.counts[t.kind], 4)]
+        out[rows, columns] = [ids[w] for w in (t.kind, t.colour, t.pattern, number, *t.quadrant.split())]
     return out.reshape(-1, WORDS)
 
 
@@ -70,12 +72,12 @@ def align(
     """
     ids = word_ids(tokenizer)
     rows = [i for i, s in enumerate(drawn) if not s.country]
-    projector, words = model.model.multi_modal_projector, model.get_input_embeddings().weight
+    projector, words = model.model.multi_modal_projector, model.model.language_model.embed_tokens.weight
     matrices = [p for p in projector.parameters() if p.ndim == 2]
     optimiser = Pair(matrices, [words, *(p for p in projector.parameters() if p.ndim == 1)], lr)
     rng = np.random.default_rng(seed)
     for step in range(steps):
-        chosen = rng.choice(rows, batch, replace=False)
+        chosen = rng.choice(rows, batch)
         wanted = torch.from_numpy(np.stack([patch_words(drawn[i], ids) for i in chosen]))
         visual = projector(features[chosen].float())
         says = nn.functional.rms_norm(visual, visual.shape[-1:]) @ words.T

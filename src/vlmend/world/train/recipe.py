@@ -36,7 +36,7 @@ class Recipe:
     tower_steps: int = 1600
     decoder_pictures: int = 40_000
     align_steps: int = 300
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=1450))
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=4500))
     size: Size = field(default_factory=Size)
     dials: Dials = field(default_factory=Dials)
 
