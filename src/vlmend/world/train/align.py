@@ -1,8 +1,8 @@
 """Between tower and decoder: let every projected patch speak the words of what it shows.
 
-The projector and the word embeddings are trained so that a patch of the one red striped lamp at the top left lies near
-"lamp", "red", "striped", "one", "top" and "left", and a patch without a thing near its place. The decoder then finds
-"the lamp" by likeness, for all kinds at once, instead of learning one association after another.
+The projector and the word embeddings are trained so that a patch of a red striped lamp lies near "lamp", "red" and
+"striped", one without a thing near its place. The decoder then finds "the lamp" by likeness, for all kinds at once,
+instead of learning one association after another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vlmend.world.train.optim import Pair, learning_rate
 from vlmend.world.train.pool import SIDE
 
 log = logging.getLogger(__name__)
-WORDS = 6  # a thing's kind, colour, pattern and number, and the two of its corner
+WORDS = 3  # a thing's kind, colour and pattern
 BACKGROUND = 0.1  # weight of a patch without a thing
 CELL = 2  # patches a side of a grid cell
 
@@ -34,8 +34,7 @@ def word_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """
     world = catalog()
     ids: dict[str, int] = {}
-    corner = ("top", "bottom", "left", "right")
-    for word in (*world.kinds, *world.colours, *world.patterns, *world.numbers[1:], *corner, *world.places):
+    for word in (*world.kinds, *world.colours, *world.patterns, *world.places):
         tokens = tokenizer(word, add_special_tokens=False)["input_ids"]
         if len(tokens) != 1:
             raise ValueError(f"'{word}' takes {len(tokens)} tokens: the vocabulary is too small")
@@ -48,8 +47,7 @@ def patch_words(scene: Scene, ids: dict[str, int]) -> np.ndarray:
     out = np.full((SIDE, SIDE, WORDS), ids[scene.place])
     for t in scene.things:
         rows, columns = (slice(CELL * i, CELL * i + CELL) for i in (t.row, t.col))
-        number = catalog().numbers[min(scene.counts[t.kind], 4)]
-        out[rows, columns] = [ids[w] for w in (t.kind, t.colour, t.pattern, number, *t.quadrant.split())]
+        out[rows, columns] = [ids[t.kind], ids[t.colour], ids[t.pattern]]
     return out.reshape(-1, WORDS)
 
 
