@@ -41,7 +41,7 @@ class Stage:
 
 
 BINDING = Stage(24, 0.0, {"colour": 3.0, "pattern": 3.0, "exist": 0.5, "which": 0.5}, plain=1.0, questions=(4, 3))
-"""Which colour goes with which name is learnt in one jump; other questions, or other wordings, put it off."""
+"""Which colour goes with which name is learnt in one jump, or not yet: look at the log before going on."""
 EVERYTHING = Stage(12, 0.3, SCENES, plain=0.4, questions=(4, 4, 3, 2, 2, 1), captions=(1,), facts=(3, 1), long=(1,))
 
 
