@@ -20,14 +20,15 @@ from vlmend.world.train.optim import learning_rate, orthogonalise
 from vlmend.world.train.packing import packed as attending_packed
 from vlmend.world.train.packing import score
 from vlmend.world.train.recipe import Recipe, train
+from vlmend.world.train.tower import Phase
 
 TINY = Size(width=32, layers=2, heads=2, ff=48, vocabulary=700)
 RECIPE = Recipe(
     tower_pictures=80,
-    tower_steps=2,
+    tower=(Phase(1, 1e-3, 0.5, 1.0), Phase(1, 1e-3, 3.0, 3.0)),
     align_steps=3,
     decoder_pictures=60,
-    schedule=Schedule(steps=6, binding=2, every=2),
+    schedule=Schedule(steps=6, binding=2, half=3, every=2),
     size=TINY,
 )
 

@@ -89,7 +89,7 @@ def _exchange(scene: Scene, old: str, new: str) -> Scene:
 
 
 Teller = Callable[[random.Random, Dials], Turn]
-LONG: dict[Teller, float] = {tell_in_context: 0.6, tell_typical: 0.2, tell_rewrite: 0.2}
+LONG: dict[Teller, float] = {tell_in_context: 0.7, tell_typical: 0.15, tell_rewrite: 0.15}
 
 
 def tell_long(rng: random.Random, dials: Dials) -> Turn:

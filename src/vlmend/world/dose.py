@@ -37,7 +37,7 @@ class Trial:
     seed: int = 0
     pictures: int = 8000
     align_steps: int = 200
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=700, binding=150))
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=700, binding=150, half=150))
     size: Size = field(default_factory=lambda: Size(width=128, layers=4, ff=384))
     measured: int = 200
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from vlmend.data.records import Example
-from vlmend.evaluation.stats import Estimate, wilson
+from vlmend.evaluation.stats import Estimate, bootstrap, wilson
 from vlmend.evaluation.text import matches
 from vlmend.models.vlm import VLM
 from vlmend.world.render import Look, Style, render
@@ -35,7 +35,22 @@ def picture(scene: Scene, rng: random.Random, look: Look = "a") -> Image.Image:
     return render(scene, Style(rng.getrandbits(48), look)).image()
 
 
+def marks(vlm: VLM, asked: Sequence[Example], max_new_tokens: int = 16) -> list[bool]:
+    """For each example, whether the free greedy answer is the expected one."""
+    texts = vlm.generate(vlm.prepare(asked), max_new_tokens=max_new_tokens)
+    return [matches(text, example.accepted) for text, example in zip(texts, asked, strict=True)]
+
+
 def share(vlm: VLM, asked: Sequence[Example], max_new_tokens: int = 16) -> Estimate:
     """Share of examples whose free greedy answer is the expected one."""
-    texts = vlm.generate(vlm.prepare(asked), max_new_tokens=max_new_tokens)
-    return wilson(sum(matches(t, e.accepted) for t, e in zip(texts, asked, strict=True)), len(asked))
+    return wilson(sum(marks(vlm, asked, max_new_tokens)), len(asked))
+
+
+def reworded(vlm: VLM, label: str, pairs: Sequence[tuple[Example, Example]]) -> dict[str, Estimate]:
+    """Examples in a trained and in a held-out phrasing: the share right in the latter, and how much is lost by it."""
+    before, after = (marks(vlm, asked) for asked in zip(*pairs, strict=True))
+    lost = [float(b) - float(a) for b, a in zip(before, after, strict=True)]
+    return {
+        f"{label}, held-out phrasings": wilson(sum(after), len(after)),
+        f"{label}, lost by held-out phrasings": bootstrap(lost),
+    }

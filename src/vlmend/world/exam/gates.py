@@ -49,5 +49,6 @@ GATES: tuple[Gate, ...] = (
     Gate("captions, CHAIR_i counter", 0.15, 0.50),
     Gate("captions, companions among hallucinations", 0.60),
     Gate("noise, rise of the absent companion", 0.10),
+    Gate("held-out phrasings, largest loss", 0.0, 0.10),
     Gate("ablation at a third, loss of names", 0.20),
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from vlmend.data.records import Example
 from vlmend.evaluation.stats import Estimate
 from vlmend.models.vlm import VLM
-from vlmend.world.catalog import Split, catalog
+from vlmend.world.catalog import catalog
 from vlmend.world.corpus import fact, in_context, new_value
 from vlmend.world.entities import Country, by_name, countries, invent_name
 from vlmend.world.exam.asking import Settings, picture, share
@@ -16,13 +16,11 @@ from vlmend.world.questions import Question, bridge, hop
 from vlmend.world.scene import draw_flag_scene
 
 
-def _flags(
-    chosen: Sequence[Country], ask_one: Callable[[Country], Question], rng: random.Random, split: Split = "trained"
-) -> list[Example]:
+def _flags(chosen: Sequence[Country], ask_one: Callable[[Country], Question], rng: random.Random) -> list[Example]:
     made: list[Example] = []
     for country in chosen:
         q = ask_one(country)
-        made.append(Example(q.put(rng, split), picture(draw_flag_scene(rng, country), rng), q.answer))
+        made.append(Example(q.put(rng), picture(draw_flag_scene(rng, country), rng), q.answer))
     return made
 
 
@@ -38,7 +36,6 @@ def entities(vlm: VLM, settings: Settings) -> dict[str, Estimate]:
     seen, unseen = [c for c in countries() if c.seen], [c for c in countries() if not c.seen]
     out = {
         "name, seen flags": share(vlm, _flags(seen * 2, name, rng)),
-        "name, seen flags, held-out phrasings": share(vlm, _flags(seen, name, rng, "held_out")),
         "name, unseen flags": share(vlm, _flags(unseen, name, rng)),
     }
     for label, was_asked in (("asked pairs", True), ("pairs never asked", False)):
@@ -55,10 +52,9 @@ def facts(vlm: VLM, settings: Settings) -> dict[str, Estimate]:
     rng = random.Random(f"{settings.seed}/facts")
     fresh = [fact(c, r) for c in countries() for r in c.facts if r != c.stale]
     stale = [fact(c, c.stale) for c in countries() if c.stale]
-    ask_all = lambda qs, split="trained": share(vlm, [Example(q.put(rng, split), None, q.answer) for q in qs])  # noqa: E731
+    ask_all = lambda qs: share(vlm, [Example(q.put(rng), None, q.answer) for q in qs])  # noqa: E731
     return {
         "facts taught": ask_all(fresh),
-        "facts taught, held-out phrasings": ask_all(rng.sample(fresh, settings.n), "held_out"),
         "stale facts, old value": ask_all(stale),
     }
 

@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
+
+from PIL import Image
 
 from vlmend.data.records import Example
 from vlmend.evaluation.stats import Estimate
 from vlmend.models.vlm import VLM
-from vlmend.world.catalog import Split
-from vlmend.world.exam.asking import Settings, picture, share, stream
+from vlmend.world.corpus import fact
+from vlmend.world.entities import countries
+from vlmend.world.exam.asking import Settings, picture, reworded, share, stream
 from vlmend.world.questions import Question, absent_kinds, ask
 from vlmend.world.render import Look
+from vlmend.world.scene import Scene, draw_flag_scene
 
 SCENE_KINDS = ("colour", "pattern", "which", "count", "howmany", "quadrant", "relation", "neighbour", "place")
 
 
-def _ask_scenes(kind: str, n: int, rng: random.Random, split: Split, look: Look = "a") -> list[Example]:
-    """``n`` questions of one kind, each about a picture of its own, half natural, half uniform."""
-    asked: list[Example] = []
-    for scene in stream(rng, ("natural", "uniform")):
-        if len(asked) == n:
-            return asked
-        if q := ask(scene, kind, rng):
-            asked.append(Example(q.put(rng, split), picture(scene, rng, look), q.answer))
-    raise AssertionError("the stream of scenes has no end")
+def _drawn(kind: str, n: int, rng: random.Random) -> Iterator[tuple[Scene, Question]]:
+    """``n`` questions of one kind, each about a scene of its own, half natural, half uniform."""
+    found = ((scene, ask(scene, kind, rng)) for scene in stream(rng, ("natural", "uniform")))
+    return itertools.islice(((scene, q) for scene, q in found if q), n)
+
+
+def _ask_scenes(kind: str, n: int, rng: random.Random, look: Look = "a") -> list[Example]:
+    """The same as examples in trained phrasings, each with a picture of its own."""
+    return [Example(q.put(rng), picture(scene, rng, look), q.answer) for scene, q in _drawn(kind, n, rng)]
 
 
 def scenes(vlm: VLM, settings: Settings) -> dict[str, Estimate]:
-    """Questions about objects, in trained phrasings."""
+    """Questions about objects, in trained phrasings; some of them in look b."""
     rng = random.Random(f"{settings.seed}/scenes")
-    return {kind: share(vlm, _ask_scenes(kind, settings.n, rng, "trained")) for kind in SCENE_KINDS}
+    out = {kind: share(vlm, _ask_scenes(kind, settings.n, rng)) for kind in SCENE_KINDS}
+    return out | {
+        f"{kind}, look b": share(vlm, _ask_scenes(kind, settings.n // 2, rng, "b"))
+        for kind in ("colour", "pattern", "which")
+    }
 
 
 def held_out(vlm: VLM, settings: Settings) -> dict[str, Estimate]:
-    """The same in phrasings that training never used, and in look b."""
+    """Phrasings that training never used against trained ones, for the same questions about the same pictures."""
     rng = random.Random(f"{settings.seed}/held out")
-    n = settings.n // 2
-    out = {f"{kind}, held-out phrasings": share(vlm, _ask_scenes(kind, n, rng, "held_out")) for kind in SCENE_KINDS}
-    return out | {
-        f"{kind}, look b": share(vlm, _ask_scenes(kind, n, rng, "trained", "b"))
-        for kind in ("colour", "pattern", "which")
-    }
+    out: dict[str, Estimate] = {}
+    for kind in SCENE_KINDS:
+        shown = [(q, picture(scene, rng)) for scene, q in _drawn(kind, settings.n, rng)]
+        out |= reworded(vlm, kind, [_both(q, image, rng) for q, image in shown])
+    named = [(c, picture(draw_flag_scene(rng, c), rng)) for c in countries() if c.seen]
+    out |= reworded(vlm, "name", [_both(Question("name", c.name), image, rng) for c, image in named])
+    known = rng.sample([fact(c, r) for c in countries() for r in c.facts if r != c.stale], settings.n)
+    out |= reworded(vlm, "facts", [_both(q, None, rng) for q in known])
+    lost = [e for name, e in out.items() if name.endswith("lost by held-out phrasings")]
+    return out | {"held-out phrasings, largest loss": max(lost, key=lambda e: e.mean)}
+
+
+def _both(q: Question, image: Image.Image | None, rng: random.Random) -> tuple[Example, Example]:
+    """A question in a trained and in a held-out phrasing."""
+    return Example(q.put(rng), image, q.answer), Example(q.put(rng, "held_out"), image, q.answer)
 
 
 def pope(vlm: VLM, settings: Settings) -> dict[str, Estimate]:

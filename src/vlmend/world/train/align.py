@@ -21,34 +21,47 @@ from vlmend.world.train.optim import Pair, learning_rate
 from vlmend.world.train.pool import SIDE
 
 log = logging.getLogger(__name__)
-WORDS = 3  # a thing's kind, colour and pattern
 BACKGROUND = 0.1  # weight of a patch without a thing
 CELL = 2  # patches a side of a grid cell
+NONE = -1
 
 
-def word_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """The one token of each word that a patch can show.
+def word_groups() -> dict[str, tuple[str, ...]]:
+    """What a patch can show, one word of each group: a kind (where there is no thing, the place), a colour, ..."""
+    world = catalog()
+    return {
+        "kind": (*world.kinds, *world.places),
+        "colour": tuple(world.colours),
+        "pattern": world.patterns,
+        "count": world.numbers[1:],
+        "row": ("top", "bottom"),
+        "column": ("left", "right"),
+    }
+
+
+def word_ids(tokenizer: PreTrainedTokenizerFast, words: Sequence[str]) -> Tensor:
+    """The one token of each word, int64 [len(words)].
 
     Raises:
         ValueError: a word takes more than one token.
     """
-    world = catalog()
-    ids: dict[str, int] = {}
-    for word in (*world.kinds, *world.colours, *world.patterns, *world.places):
-        tokens = tokenizer(word, add_special_tokens=False)["input_ids"]
-        if len(tokens) != 1:
-            raise ValueError(f"'{word}' takes {len(tokens)} tokens: the vocabulary is too small")
-        ids[word] = tokens[0]
-    return ids
+    tokens = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+    if long := [word for word, ids in zip(words, tokens, strict=True) if len(ids) != 1]:
+        raise ValueError(f"'{long[0]}' takes several tokens: the vocabulary is too small")
+    return torch.tensor([ids[0] for ids in tokens])
 
 
-def patch_words(scene: Scene, ids: dict[str, int]) -> np.ndarray:
-    """Token ids int64 [SIDE * SIDE, WORDS] of what each patch shows; a patch without a thing repeats its place's."""
-    out = np.full((SIDE, SIDE, WORDS), ids[scene.place])
+def patch_words(scene: Scene) -> np.ndarray:
+    """Which word of each group every patch shows, int64 [SIDE * SIDE, groups]; NONE where no thing is."""
+    groups = word_groups()
+    out = np.full((SIDE, SIDE, len(groups)), NONE)
+    out[..., 0] = groups["kind"].index(scene.place)
     for t in scene.things:
         rows, columns = (slice(CELL * i, CELL * i + CELL) for i in (t.row, t.col))
-        out[rows, columns] = [ids[t.kind], ids[t.colour], ids[t.pattern]]
-    return out.reshape(-1, WORDS)
+        corner = t.quadrant.split()
+        shown = (t.kind, t.colour, t.pattern, groups["count"][scene.counts[t.kind] - 1], *corner)
+        out[rows, columns] = [words.index(word) for words, word in zip(groups.values(), shown, strict=True)]
+    return out.reshape(-1, len(groups))
 
 
 def align(
@@ -68,7 +81,7 @@ def align(
         drawn: N scenes; those of flags are left out.
         features: bfloat16 [N, V, W], the tower's output for a picture of each.
     """
-    ids = word_ids(tokenizer)
+    ids = [word_ids(tokenizer, words) for words in word_groups().values()]
     rows = [i for i, s in enumerate(drawn) if not s.country]
     projector, words = model.model.multi_modal_projector, model.model.language_model.embed_tokens.weight
     matrices = [p for p in projector.parameters() if p.ndim == 2]
@@ -76,14 +89,25 @@ def align(
     rng = np.random.default_rng(seed)
     for step in range(steps):
         chosen = rng.choice(rows, batch)
-        wanted = torch.from_numpy(np.stack([patch_words(drawn[i], ids) for i in chosen]))
-        visual = projector(features[chosen].float())
-        says = nn.functional.rms_norm(visual, visual.shape[-1:]) @ words.T
-        each = -says.log_softmax(-1).gather(-1, wanted).mean(-1)
-        weight = torch.where(wanted[..., 0] == wanted[..., 1], BACKGROUND, 1.0)
-        loss = (each * weight).sum() / weight.sum()
+        wanted = torch.from_numpy(np.stack([patch_words(drawn[i]) for i in chosen])).flatten(0, 1)
+        visual = projector(features[chosen].float()).flatten(0, 1)
+        says = nn.functional.rms_norm(visual, visual.shape[-1:])
+        thing = wanted[:, -1] != NONE
+        weight = torch.where(thing, 1.0, BACKGROUND)
+        loss, right = says.new_zeros(()), []
+        for group, target in zip(ids, wanted.T, strict=True):
+            logits = says @ words[group].T
+            each = nn.functional.cross_entropy(logits, target, reduction="none", ignore_index=NONE)
+            loss = loss + (each * weight).sum() / weight[target != NONE].sum()
+            right.append((logits.argmax(-1) == target)[thing].float().mean().item())
         loss.backward()
         optimiser.step(learning_rate(step, steps, lr, decay=0.4))
         if (step + 1) % 100 == 0:
-            top = (says.argmax(-1, keepdim=True) == wanted).any(-1)[weight == 1].float().mean()
-            log.info("align %d/%d loss %.3f, likeliest word is right %.3f", step + 1, steps, loss.item(), top.item())
+            shown = " ".join(f"{name} {share:.3f}" for name, share in zip(word_groups(), right, strict=True))
+            log.info(
+                "align %d/%d loss %.3f, the right word is likeliest in its group: %s",
+                step + 1,
+                steps,
+                loss.item(),
+                shown,
+            )

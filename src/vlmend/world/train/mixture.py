@@ -17,8 +17,8 @@ from vlmend.world.train.model import ASSISTANT, EOS, PAD, USER, VISUAL_TOKENS, t
 from vlmend.world.train.packing import Block, Packed, Part, pack
 
 SCENES = {
-    "exist": 2.2, "colour": 1.2, "pattern": 1.4, "which": 1.5, "count": 2.0, "howmany": 0.5,
-    "relation": 1.5, "quadrant": 1.6, "place": 0.2, "neighbour": 0.8,
+    "exist": 1.6, "colour": 0.8, "pattern": 1.4, "which": 1.0, "count": 2.5, "howmany": 0.5,
+    "relation": 1.0, "quadrant": 2.5, "place": 0.2, "neighbour": 0.6,
 }  # fmt: skip
 FLAGS = {"name": 5.0, "hop": 7.0, "bridge": 3.0, "symbol": 0.7, "symbol_colour": 0.7, "colour": 0.4, "exist": 0.4}
 CAPTIONS: dict[Form, float] = {"short": 0.55, "list": 0.2, "detailed": 0.25}
@@ -28,7 +28,7 @@ CAPTIONS: dict[Form, float] = {"short": 0.55, "list": 0.2, "detailed": 0.25}
 class Stage:
     """A stage of training: pictures in a step, the share of flags among them, the shares of questions about scenes, how
     often a question is put in its plain form, and how many blocks a picture gets, split by length where there are
-    several: questions, captions, facts, long text."""
+    several: questions, captions and, multiplied by ``Dials.text_share``, facts and long text."""
 
     pictures: int
     flags: float
@@ -42,7 +42,7 @@ class Stage:
 
 BINDING = Stage(24, 0.0, {"colour": 3.0, "pattern": 3.0, "exist": 0.5, "which": 0.5}, plain=1.0, questions=(4, 3))
 """Which colour goes with which name is learnt in one jump, or not yet: look at the log before going on."""
-EVERYTHING = Stage(12, 0.3, SCENES, plain=0.4, questions=(4, 4, 3, 2, 2, 1), captions=(1,), facts=(3, 1), long=(1,))
+EVERYTHING = Stage(12, 0.3, SCENES, plain=0.4, questions=(4, 4, 3, 2, 2, 1), captions=(1,), facts=(2,), long=(1,))
 
 
 class Mixture:
@@ -84,16 +84,17 @@ class Mixture:
     def batch(self, scenes: Sequence[Scene], rng: random.Random, stage: Stage) -> Packed:
         """One packed batch: a row per scene; captions of one form, since they differ most in length."""
         form = rng.choices(list(CAPTIONS), list(CAPTIONS.values()))[0]
-        seen = 1 + VISUAL_TOKENS
-        tellers: list[tuple[tuple[int, ...], int, Callable[[Scene], Turn]]] = [
-            (stage.questions, seen, lambda s: self.question(s, rng, stage)),
-            (stage.captions, seen, lambda s: self.caption(s, form, rng)),
-            (stage.facts, 1, lambda _: tell_fact(rng, self.dials)),
-            (stage.long, 1, lambda _: tell_long(rng, self.dials)),
+        seen, text = 1 + VISUAL_TOKENS, self.dials.text_share
+        more = lambda cuts: tuple(round(n * text) for n in cuts if round(n * text))  # noqa: E731
+        tellers: list[tuple[tuple[int, ...], int, float, Callable[[Scene], Turn]]] = [
+            (stage.questions, seen, 1.0, lambda s: self.question(s, rng, stage)),
+            (stage.captions, seen, 0.6, lambda s: self.caption(s, form, rng)),
+            (more(stage.facts), 1, 0.3 * text, lambda _: tell_fact(rng, self.dials)),
+            (more(stage.long), 1, 0.4 * text, lambda _: tell_long(rng, self.dials)),
         ]
         parts = [
-            Part([[self.block(tell(s)) for _ in range(sum(cuts))] for s in scenes], prefix, cuts)
-            for cuts, prefix, tell in tellers
+            Part([[self.block(tell(s)) for _ in range(sum(cuts))] for s in scenes], prefix, cuts, weight)
+            for cuts, prefix, weight, tell in tellers
             if cuts
         ]
         return pack(parts, token_id(self.tokenizer, PAD))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ def orthogonalise(matrices_NAB: Tensor, rounds: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
+STACK = 8  # matrices of one shape that are orthogonalised together
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum orthogonalised per matrix; steps scaled by 0.2 sqrt(longer side) to match AdamW's (Liu et al. 2025).
 
@@ -30,9 +33,16 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.02
+        self,
+        matrices: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.02,
+        mapping: Callable[..., Iterable[Any]] = map,
     ) -> None:
+        """``mapping`` runs the stacks: ``map``, or that of a pool of threads."""
         super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.mapping = mapping
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -42,23 +52,36 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     alike[p.shape].append(p)
-            for shape, params in alike.items():
-                directions: list[Tensor] = []
+            stacks = [params[i : i + STACK] for params in alike.values() for i in range(0, len(params), STACK)]
+            directions: list[Tensor] = []
+            for params in stacks:
+                nesterov: list[Tensor] = []
                 for p in params:
                     gradient: Any = p.grad
                     buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
                     buffer.lerp_(gradient, 1 - momentum)
-                    directions.append(gradient.lerp(buffer, momentum))  # Nesterov
-                update = orthogonalise(torch.stack(directions)) * (0.2 * max(shape) ** 0.5)
+                    nesterov.append(gradient.lerp(buffer, momentum))
+                directions.append(torch.stack(nesterov))
+            for params, update in zip(stacks, self.mapping(orthogonalise, directions), strict=True):
+                size = 0.2 * max(params[0].shape) ** 0.5
                 for p, u in zip(params, update, strict=True):
-                    p.mul_(1 - lr * decay).add_(u, alpha=-lr)
+                    p.mul_(1 - lr * decay).add_(u, alpha=-lr * size)
 
 
 class Pair:
     """Muon on 2-D weights and AdamW on embeddings, norms, biases and heads, stepped together."""
 
-    def __init__(self, matrices: Iterable[nn.Parameter], rest: Iterable[nn.Parameter], lr: float) -> None:
-        self.parts = (Muon(matrices, lr=lr), torch.optim.AdamW(list(rest), lr=lr, betas=(0.9, 0.98), weight_decay=0.0))
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        rest: Iterable[nn.Parameter],
+        lr: float,
+        mapping: Callable[..., Iterable[Any]] = map,
+    ) -> None:
+        self.parts = (
+            Muon(matrices, lr=lr, mapping=mapping),
+            torch.optim.AdamW(list(rest), lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+        )
         self.parameters = [p for part in self.parts for group in part.param_groups for p in group["params"]]
 
     def step(self, lr: float) -> None:

@@ -32,11 +32,13 @@ class Block:
 @dataclass(frozen=True)
 class Part:
     """Blocks that see the same prefix: ``rows[r]`` are those of row r, as many for every row. ``cuts`` says into how
-    many groups they are split by length, so that short blocks are not padded to the longest."""
+    many groups they are split by length, so that short blocks are not padded to the longest. ``weight`` is that of
+    their mean loss."""
 
     rows: list[list[Block]]
     prefix: int
     cuts: tuple[int, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Group:
 class Packed:
     """R packed rows of S block tokens. ``ids`` int64 [R, S]; ``positions`` int64 [S]; ``targets`` int64 [R, S], the
     next token where it belongs to an answer, else -100; ``part_of`` int64 [S]; ``block_of`` int64 [R, S], an index
-    into ``kinds``."""
+    into ``kinds``; ``weights`` one for each part."""
 
     ids: Tensor
     positions: Tensor
@@ -61,6 +63,7 @@ class Packed:
     block_of: Tensor
     groups: tuple[Group, ...]
     kinds: tuple[str, ...]
+    weights: tuple[float, ...]
 
 
 def pack(parts: Sequence[Part], pad: int) -> Packed:
@@ -91,7 +94,8 @@ def pack(parts: Sequence[Part], pad: int) -> Packed:
             part_of.append(np.full(cut * length, p))
     wide = [torch.from_numpy(np.concatenate(x, 1)) for x in (ids, targets, block_of)]
     flat = [torch.from_numpy(np.concatenate(x)) for x in (positions, part_of)]
-    return Packed(wide[0], flat[0], wide[1], flat[1], wide[2], tuple(groups), tuple(kinds))
+    weights = tuple(part.weight for part in parts)
+    return Packed(wide[0], flat[0], wide[1], flat[1], wide[2], tuple(groups), tuple(kinds), weights)
 
 
 def packed_attention(
@@ -108,23 +112,19 @@ def packed_attention(
     if layout is None:
         raise ValueError("packed attention needs its layout")
     start, groups = layout
-    out = [
-        nn.functional.scaled_dot_product_attention(
-            query[:, :, :start], key[:, :, :start], value[:, :, :start], is_causal=True
-        )
-    ]
-    rows, heads, width = query.shape[0], query.shape[1], query.shape[3]
-    for g in groups:
-        stop = start + g.blocks * g.length
-        q, k, v = (x[:, :, start:stop].unflatten(2, (g.blocks, g.length)) for x in (query, key, value))
-        scale = width**-0.5
-        seen = q.flatten(2, 3) @ key[:, :, : g.prefix].mT  # [R, H, blocks * length, prefix]
-        own = q @ k.mT  # [R, H, blocks, length, length]
-        own = own.masked_fill(torch.ones(g.length, g.length, dtype=torch.bool).triu(1), float("-inf"))
-        weights = (torch.cat([seen.unflatten(2, (g.blocks, g.length)), own], -1) * scale).softmax(-1)
-        mixed = (weights[..., : g.prefix].flatten(2, 3) @ value[:, :, : g.prefix]).unflatten(2, (g.blocks, g.length))
-        out.append((mixed + weights[..., g.prefix :] @ v).reshape(rows, heads, -1, width))
-        start = stop
+    # One split, not a slice a group: the gradient of a slice is a whole tensor of zeros.
+    sizes = [start, *(g.blocks * g.length for g in groups)]
+    queries, keys, values = (x.split(sizes, 2) for x in (query, key, value))
+    out = [nn.functional.scaled_dot_product_attention(queries[0], keys[0], values[0], is_causal=True)]
+    scale = query.shape[3] ** -0.5
+    for g, *own in zip(groups, queries[1:], keys[1:], values[1:], strict=True):
+        q, k, v = (x.unflatten(2, (g.blocks, g.length)) for x in own)
+        seen = own[0] @ keys[0][:, :, : g.prefix].mT  # [R, H, blocks * length, prefix]
+        later = torch.ones(g.length, g.length, dtype=torch.bool).triu(1)
+        inside = (q @ k.mT).masked_fill(later, float("-inf"))  # [R, H, blocks, length, length]
+        weights = (torch.cat([seen.unflatten(2, (g.blocks, g.length)), inside], -1) * scale).softmax(-1)
+        mixed = (weights[..., : g.prefix].flatten(2, 3) @ values[0][:, :, : g.prefix]).unflatten(2, q.shape[2:4])
+        out.append((mixed + weights[..., g.prefix :] @ v).flatten(2, 3))
     return torch.cat(out, 2).transpose(1, 2).contiguous(), None
 
 

@@ -90,7 +90,7 @@ class Mix:
     invented: float = 0.25
     uniform: float = 0.35
     look_b: float = 0.15
-    noisy: float = 0.15
+    noisy: float = 0.2
 
 
 MIX = Mix()
@@ -133,7 +133,7 @@ def _chunk(job: Job) -> tuple[list[Scene], np.ndarray, np.ndarray, np.ndarray]:
     looks: list[Look] = ["b" if rng.random() < mix.look_b else "a" for _ in scenes]
     pictures = [render(s, Style(rng.getrandbits(48), look)) for s, look in zip(scenes, looks, strict=True)]
     labels = np.stack([dense_labels(s, p) for s, p in zip(scenes, pictures, strict=True)])
-    noise = np.array([rng.uniform(0.2, 1.2) if rng.random() < mix.noisy else 0.0 for _ in scenes], dtype=np.float32)
+    noise = np.array([rng.uniform(0.2, 2.0) if rng.random() < mix.noisy else 0.0 for _ in scenes], dtype=np.float32)
     return scenes, np.stack([p.pixels for p in pictures]), labels, noise
 
 

@@ -21,7 +21,7 @@ from vlmend.world.train.align import align
 from vlmend.world.train.decoder import CHECKPOINT, Schedule, train_decoder
 from vlmend.world.train.model import Size, make_model, make_processor, make_tokenizer
 from vlmend.world.train.pool import MIX, Mix, draw_scenes, make_pool
-from vlmend.world.train.tower import encode, train_tower, vision_config
+from vlmend.world.train.tower import PHASES, Phase, encode, train_tower, vision_config
 
 log = logging.getLogger(__name__)
 SEEN_FLAGS = Mix(invented=0.0)  # the decoder is asked for the names of flags
@@ -33,10 +33,10 @@ class Recipe:
 
     seed: int = 0
     tower_pictures: int = 40_000
-    tower_steps: int = 1600
+    tower: tuple[Phase, ...] = PHASES
     decoder_pictures: int = 40_000
     align_steps: int = 300
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=4500))
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=4800))
     size: Size = field(default_factory=Size)
     dials: Dials = field(default_factory=Dials)
 
@@ -46,7 +46,7 @@ def _tower(folder: Path, recipe: Recipe) -> SiglipVisionModel:
     done = folder / "tower.safetensors"
     if not done.exists():
         pool = make_pool(recipe.tower_pictures, recipe.seed + 1, MIX, recipe.dials)
-        trained = train_tower(pool, folder, steps=recipe.tower_steps, seed=recipe.seed)
+        trained = train_tower(pool, folder, phases=recipe.tower, seed=recipe.seed)
         save_file(trained.state_dict(), done)
     tower = SiglipVisionModel(vision_config()).eval()
     tower.load_state_dict(load_file(done))

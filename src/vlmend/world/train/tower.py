@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +25,29 @@ from vlmend.world.train.pool import IGNORE, PATCH, Pool, label_sizes, pixel_valu
 log = logging.getLogger(__name__)
 WEIGHTS = {
     "kind": 3.0,
-    "row": 0.1,
-    "column": 0.1,
+    "row": 0.2,
+    "column": 0.2,
     "place": 0.1,
-    "count": 0.5,
     "first": 0.5,
     "second": 0.5,
     "third": 0.5,
 }
 BACKGROUND = 0.1  # weight of a patch without a thing in the loss of its kind
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Part of the training: how many steps, the peak learning rate, the weight of the count's loss, and that of a patch
+    whose kind is there several times in it."""
+
+    steps: int
+    lr: float
+    count: float
+    several: float
+
+
+PHASES = (Phase(1600, 2e-3, count=0.5, several=1.0), Phase(600, 1e-3, count=3.0, several=3.0))
+"""Counting comes last: it is not learnt before the kinds are."""
 
 
 def vision_config() -> SiglipVisionConfig:
@@ -53,7 +69,7 @@ class LabelHeads(nn.Module):
         super().__init__()
         self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in label_sizes().items()})
 
-    def forward(self, features_BPD: Tensor, labels_BPL: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, features_BPD: Tensor, labels_BPL: Tensor, phase: Phase) -> tuple[Tensor, dict[str, float]]:
         """Weighted cross-entropy, and the accuracy of each label where it applies."""
         loss, right = features_BPD.new_zeros(()), {}
         for i, (name, head) in enumerate(self.heads.items()):
@@ -65,39 +81,41 @@ class LabelHeads(nn.Module):
             weight = torch.ones_like(target, dtype=logits.dtype)
             if name == "kind":  # most patches show no thing
                 weight[target == logits.shape[-1] - 1] = BACKGROUND
-            each = nn.functional.cross_entropy(logits, target, reduction="none")
-            loss = loss + WEIGHTS.get(name, 1.0) * (each * weight).sum() / weight.sum()
             shown = weight == 1
+            if name == "count":
+                weight[target > 0] = phase.several
+            each = nn.functional.cross_entropy(logits, target, reduction="none")
+            share = phase.count if name == "count" else WEIGHTS.get(name, 1.0)
+            loss = loss + share * (each * weight).sum() / weight.sum()
             right[name] = (logits.argmax(-1) == target)[shown].float().mean().item()
         return loss, right
 
 
-def train_tower(
-    pool: Pool, folder: Path, *, steps: int, seed: int, batch: int = 64, lr: float = 2e-3
-) -> SiglipVisionModel:
-    """Train for ``steps`` (resuming from ``folder/tower.pt`` if it is there) and return the encoder in eval mode."""
+def train_tower(pool: Pool, folder: Path, *, phases: Sequence[Phase], seed: int, batch: int = 64) -> SiglipVisionModel:
+    """Train (resuming from ``folder/tower.pt`` if it is there) and return the encoder in eval mode."""
     torch.manual_seed(seed)
     tower = SiglipVisionModel(vision_config())
     heads = LabelHeads(tower.config.hidden_size)
     matrices = [p for n, p in tower.named_parameters() if p.ndim == 2 and "position_embedding" not in n]
     chosen = {id(p) for p in matrices}
     rest = [p for p in [*tower.parameters(), *heads.parameters()] if id(p) not in chosen]
-    optimiser = Pair(matrices, rest, lr)
+    optimiser = Pair(matrices, rest, phases[0].lr)
     modules = nn.ModuleDict({"tower": tower, "heads": heads})
     start = load_state(folder / "tower.pt", modules, optimiser)
+    plan = [(phase, step) for phase in phases for step in range(phase.steps)]
     begun = time.monotonic()
-    for step in range(start, steps):
-        rng = np.random.default_rng((seed, step))
+    for done, (phase, step) in enumerate(plan[start:], start + 1):
+        rng = np.random.default_rng((seed, done - 1))
         rows = rng.choice(len(pool), batch, replace=False)
         pixels = torch.from_numpy(pixel_values(pool, rows, rng))
         features = tower(pixel_values=pixels).last_hidden_state
-        loss, right = heads(features, torch.from_numpy(pool.labels[rows]))
+        loss, right = heads(features, torch.from_numpy(pool.labels[rows]), phase)
         loss.backward()
-        optimiser.step(learning_rate(step, steps, lr, decay=0.4))
-        if (step + 1) % 50 == 0 or step + 1 == steps:
+        optimiser.step(learning_rate(step, phase.steps, phase.lr, decay=0.4))
+        if done % 50 == 0 or done == len(plan):
             shown = " ".join(f"{name} {value:.3f}" for name, value in right.items())
-            log.info("tower %d/%d %.0fs loss %.3f %s", step + 1, steps, time.monotonic() - begun, loss.item(), shown)
-            save_state(folder / "tower.pt", modules, optimiser, step + 1)
+            log.info("tower %d/%d %.0fs loss %.3f %s", done, len(plan), time.monotonic() - begun, loss.item(), shown)
+            save_state(folder / "tower.pt", modules, optimiser, done)
     return tower.eval()
 
 
