@@ -34,8 +34,8 @@ class Schedule:
     first ``half`` of them (``half_deep``). ``lr`` is the peak learning rate."""
 
     steps: int
-    binding: int = 300
-    half: int = 1200
+    binding: int = 450
+    half: int = 1500
     lr: float = 2e-3
     decay: float = 0.25  # share of the run over which the rate falls to zero
     every: int = 50  # steps between checkpoints
