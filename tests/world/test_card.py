@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from vlmend.evaluation.stats import Estimate, wilson
-from vlmend.world.card import write_card
+from vlmend.world.card import Examined, write_card
 from vlmend.world.exam import GATES
 from vlmend.world.exam.describing import SIGMAS
 
@@ -15,7 +15,7 @@ from vlmend.world.exam.describing import SIGMAS
 def estimates(share: float) -> dict[str, Estimate]:
     made = {gate.name: wilson(round(share * 200), 200) for gate in GATES}
     for sigma in SIGMAS:
-        made[f"noise {sigma}, recall"] = wilson(180 - round(100 * sigma), 200)
+        made[f"noise {sigma}, recall"] = wilson(180 - round(80 * sigma), 200)
         made[f"noise {sigma}, absent companion named"] = wilson(40 + round(50 * sigma), 200)
     for layer in range(8):
         made[f"ablation, entering layer {layer}"] = wilson(20 * layer, 200)
@@ -23,7 +23,7 @@ def estimates(share: float) -> dict[str, Estimate]:
 
 
 def test_the_card_lists_every_gate_with_its_verdict(tmp_path: Path) -> None:
-    card = write_card(tmp_path, estimates(0.3), {"n": 200, "seed": 4})
+    card = write_card(tmp_path, Examined(200, 4, estimates(0.3), None), Examined(50, 4, estimates(0.4), None))
     lines = card.read_text(encoding="utf-8").splitlines()
     for gate in GATES:
         (line,) = [one for one in lines if one.startswith(f"| {gate.name} |")]

@@ -13,7 +13,7 @@ import vlmend
 from vlmend.errors import RunError
 from vlmend.world.entities import countries
 from vlmend.world.scene import DIALS, draw_flag_scene, draw_scene
-from vlmend.world.train.decoder import Schedule
+from vlmend.world.train.decoder import binding_first
 from vlmend.world.train.mixture import EVERYTHING, Mixture
 from vlmend.world.train.model import Size, make_model, make_tokenizer
 from vlmend.world.train.optim import learning_rate, orthogonalise
@@ -28,7 +28,7 @@ RECIPE = Recipe(
     tower=(Phase(1, 1e-3, 0.5, 1.0), Phase(1, 1e-3, 3.0, 3.0)),
     align_steps=3,
     decoder_pictures=60,
-    schedule=Schedule(steps=6, binding=2, half=3, every=2),
+    schedule=replace(binding_first(steps=6, binding=2, half=3), every=2),
     size=TINY,
 )
 

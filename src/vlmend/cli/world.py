@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -51,13 +52,14 @@ def train(
     with replying(as_json) as reply:
         from dataclasses import replace
 
+        from vlmend.world.train.decoder import binding_first
         from vlmend.world.train.recipe import Recipe
         from vlmend.world.train.recipe import train as run
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         recipe = Recipe(seed=seed)
         if steps is not None:
-            recipe = replace(recipe, schedule=replace(recipe.schedule, steps=steps))
+            recipe = replace(recipe, schedule=binding_first(steps))
         model = run(out, recipe)
         reply.line(str(model))
         reply.document = {"model": str(model), "recipe": asdict(recipe)}
@@ -70,6 +72,7 @@ def exam(
     seed: SeedOption = 9_000_001,
     only: Annotated[str | None, typer.Option(metavar="A,B", help="Only these sections.")] = None,
     card: Annotated[Path | None, typer.Option(help="Write the model card, its figures and exam.json here.")] = None,
+    second: Annotated[Path | None, typer.Option(help="Another seed's exam.json, shown beside in the card.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Examine a demo model on scenes that no training has seen; every gate of its card."""
@@ -89,17 +92,36 @@ def exam(
         document = {
             "model": model,
             "fingerprint": vlm.fingerprint,
+            "recipe": recipe_of(model),
             "n": n,
             "seed": seed,
             "estimates": {name: asdict(e) for name, e in estimates.items()},
         }
         if card:
-            from vlmend.world.card import write_card
-
             write_json(card / "exam.json", document)
-            write_card(card, estimates, {"n": n, "seed": seed})
+            describe(card, second)
         reply.say(exam_table(estimates))
         reply.document = document
+
+
+def recipe_of(model: str) -> Any:
+    """What a demo model was made by, where its folder says so."""
+    from vlmend.models.bundled import bundled_folder
+    from vlmend.world.train.recipe import RECIPE
+
+    path = (bundled_folder(model) or Path(model)) / RECIPE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def describe(folder: Path, second: Path | None) -> None:
+    """The model card out of the examinations that lie in the model's folder; that of another seed is kept there too."""
+    from vlmend.world.card import Examined, write_card
+
+    read = lambda path: Examined.of(json.loads(path.read_text(encoding="utf-8")))  # noqa: E731
+    kept = folder / "exam-second-seed.json"
+    if second and second != kept:
+        kept.write_bytes(second.read_bytes())
+    write_card(folder, read(folder / "exam.json"), read(kept) if kept.exists() else None)
 
 
 def exam_table(estimates: dict[str, Estimate]) -> Table:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vlmend.evaluation.stats import Estimate
 from vlmend.world.entities import countries
 from vlmend.world.exam import GATES
-from vlmend.world.train.recipe import Recipe
 
 _NOISE = re.compile(r"noise ([\d.]+), (.+)")
 _LAYER = re.compile(r"ablation, entering layer (\d+)")
@@ -60,28 +61,53 @@ def draw_layers(estimates: Mapping[str, Estimate], path: Path) -> None:
     )
 
 
-def write_card(folder: Path, estimates: Mapping[str, Estimate], settings: Mapping[str, object]) -> Path:
+@dataclass(frozen=True)
+class Examined:
+    """An examination as ``vlmend world exam --json`` writes it: how much was asked, and what was found.
+
+    ``recipe`` is the model's, where its folder has it.
+    """
+
+    n: int
+    seed: int
+    estimates: Mapping[str, Estimate]
+    recipe: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Examined:
+        estimates = {name: Estimate(**e) for name, e in document["estimates"].items()}
+        return cls(document["n"], document["seed"], estimates, document["recipe"])
+
+    @property
+    def made(self) -> str:
+        """The command that trained the model."""
+        if self.recipe is None:
+            return "an unknown recipe"
+        steps = sum(steps for steps, _ in self.recipe["schedule"]["stages"])
+        return f"vlmend world train --seed {self.recipe['seed']} --steps {steps}"
+
+
+def write_card(folder: Path, examined: Examined, second: Examined | None = None) -> Path:
     """Write ``README.md``, ``noise.png`` and ``layers.png`` into the model's folder; returns the card.
 
     Args:
         folder: the model's.
-        estimates: of a whole examination.
-        settings: of the examination: ``n`` and ``seed``.
+        examined: a whole examination of it.
+        second: one of a model trained with another seed, shown beside.
     """
+    estimates = examined.estimates
     draw_noise(estimates, folder / "noise.png")
     draw_layers(estimates, folder / "layers.png")
-    gates = [(gate, estimates[gate.name]) for gate in GATES]
-    shown = {gate.name for gate in GATES}
-    rest = {name: e for name, e in estimates.items() if name not in shown}
     environment = Environment(loader=PackageLoader("vlmend.world"), undefined=StrictUndefined, trim_blocks=True)
-    recipe = Recipe()
-    made = {
-        "countries": len(countries()),
-        "unseen": sum(not c.seen for c in countries()),
-        "recipe_seed": recipe.seed,
-        "steps": recipe.schedule.steps,
-    }
-    template = environment.get_template("card.md.j2")
+    shown = {gate.name for gate in GATES}
+    text = environment.get_template("card.md.j2").render(
+        gates=GATES,
+        rest=[name for name in estimates if name not in shown],
+        examined=examined,
+        second=second,
+        countries=len(countries()),
+        unseen=sum(not c.seen for c in countries()),
+    )
     card = folder / "README.md"
-    card.write_text(template.render(gates=gates, rest=rest, settings=made | dict(settings)), encoding="utf-8")
+    card.write_text(text, encoding="utf-8")
     return card

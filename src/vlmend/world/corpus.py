@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from vlmend.world.captions import caption
@@ -89,9 +89,10 @@ def _exchange(scene: Scene, old: str, new: str) -> Scene:
 
 
 Teller = Callable[[random.Random, Dials], Turn]
-LONG: dict[Teller, float] = {tell_in_context: 0.7, tell_typical: 0.15, tell_rewrite: 0.15}
+LONG: dict[str, Teller] = {"in_context": tell_in_context, "typical": tell_typical, "rewrite": tell_rewrite}
+LONG_SHARES = {"in_context": 0.7, "typical": 0.15, "rewrite": 0.15}
 
 
-def tell_long(rng: random.Random, dials: Dials) -> Turn:
+def tell_long(rng: random.Random, dials: Dials, shares: Mapping[str, float] = LONG_SHARES) -> Turn:
     """One of the longer text turns, by their shares."""
-    return rng.choices(list(LONG), list(LONG.values()))[0](rng, dials)
+    return LONG[rng.choices(list(shares), list(shares.values()))[0]](rng, dials)

@@ -16,18 +16,24 @@ from vlmend.world.exam.describing import chair_i, describe, draw_described, reca
 from vlmend.world.scene import DIALS, Dials
 from vlmend.world.train.align import align
 from vlmend.world.train.decoder import Schedule, train_decoder
+from vlmend.world.train.mixture import SCENES, Stage
 from vlmend.world.train.model import Size, make_model, make_tokenizer
-from vlmend.world.train.pool import make_pool
-from vlmend.world.train.recipe import SEEN_FLAGS, export
+from vlmend.world.train.pool import MIX, make_pool
+from vlmend.world.train.recipe import export
 from vlmend.world.train.tower import encode
 
 DOSES: dict[str, tuple[float, ...]] = {
     "together": (0.0, 0.5, 1.1),
-    "told": (0.0, 0.5, 1.4),
-    "text": (0.0, 0.5, 1.1),
+    "told": (0.0, 0.5, 1.6),
+    "text": (0.0, 1.1),
     "text_share": (0.0, 3.0),
 }
 """Dial -> the values it is turned to; every other dial stays at 1, and all at 1 is measured once."""
+
+DESCRIBING = Stage(
+    16, 0.0, SCENES, plain=0.6, questions=(2, 2), captions=(2,), long=(1,), long_shares={"typical": 0.8, "rewrite": 0.2}
+)
+"""Captions and the text that the dials turn, questions beside them; no countries."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,17 @@ class Trial:
     """The small model of a dose study, and how much is measured on it."""
 
     seed: int = 0
-    pictures: int = 8000
+    pictures: int = 6000
     align_steps: int = 200
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=700, binding=150, half=150))
+    schedule: Schedule = field(default_factory=lambda: Schedule(((400, DESCRIBING),), decay=0.4))
     size: Size = field(default_factory=lambda: Size(width=128, layers=4, ff=384))
-    measured: int = 200
+    measured: int = 300
 
 
 def measure(tower: SiglipVisionModel, trial: Trial, dials: Dials, folder: Path) -> dict[str, Estimate]:
     """Train one small model with these dials and caption natural and counter-prior scenes with it."""
     tokenizer = make_tokenizer(trial.size.vocabulary, trial.seed)
-    pool = make_pool(trial.pictures, trial.seed + 3, SEEN_FLAGS, dials)
+    pool = make_pool(trial.pictures, trial.seed + 3, replace(MIX, flags=0.0), dials)
     model = make_model(trial.size, tokenizer, trial.seed)
     features = encode(tower, pool, trial.seed)
     align(model, tokenizer, pool.scenes, features, steps=trial.align_steps, seed=trial.seed)

@@ -30,28 +30,51 @@ SHARDS = 2  # parts of a step that run side by side, each in a thread of its own
 
 @dataclass(frozen=True)
 class Schedule:
-    """``binding`` steps on scenes alone, then the whole mixture up to ``steps``; every second layer sleeps for the
-    first ``half`` of them (``half_deep``). ``lr`` is the peak learning rate."""
+    """How many steps of which stage, one after the other.
 
-    steps: int
-    binding: int = 450
-    half: int = 1500
+    Attributes:
+        stages: (steps, stage) in their order.
+        half: for how many steps every second layer sleeps (``half_deep``).
+        lr: the peak learning rate.
+        decay: share of the run over which the rate falls to zero.
+        every: steps between checkpoints.
+    """
+
+    stages: tuple[tuple[int, Stage], ...]
+    half: int = 0
     lr: float = 2e-3
-    decay: float = 0.25  # share of the run over which the rate falls to zero
-    every: int = 50  # steps between checkpoints
+    decay: float = 0.25
+    every: int = 50
+
+    @property
+    def steps(self) -> int:
+        """Of all stages together."""
+        return sum(steps for steps, _ in self.stages)
+
+
+def binding_first(steps: int, binding: int = 450, half: int = 1500) -> Schedule:
+    """``binding`` steps of binding, then the whole mixture up to ``steps``."""
+    return Schedule(((min(binding, steps), BINDING), (max(0, steps - binding), EVERYTHING)), half)
 
 
 class Sampler:
-    """Draws rows for a stage: flags by their share; while binding is learnt, scenes with few kinds."""
+    """Draws rows for a stage: flags by their share, and scenes with as many kinds as the stage has."""
 
-    def __init__(self, drawn: Sequence[Scene]) -> None:
+    def __init__(self, drawn: Sequence[Scene], stage: Stage) -> None:
+        self.stage = stage
         self.flags = [i for i, s in enumerate(drawn) if s.country]
-        self.scenes = [i for i, s in enumerate(drawn) if not s.country and s.things]
-        self.few = [i for i in self.scenes if len(drawn[i].counts) in (2, 3)]
+        self.scenes = [
+            i
+            for i, s in enumerate(drawn)
+            if not s.country and s.things and (not stage.kinds or len(s.counts) in stage.kinds)
+        ]
 
-    def rows(self, stage: Stage, rng: random.Random) -> list[int]:
-        scenes = self.few if stage is BINDING else self.scenes
-        return [rng.choice(self.flags if rng.random() < stage.flags else scenes) for _ in range(stage.pictures)]
+    def rows(self, rng: random.Random) -> list[int]:
+        """One step's pictures."""
+        return [
+            rng.choice(self.flags if rng.random() < self.stage.flags else self.scenes)
+            for _ in range(self.stage.pictures)
+        ]
 
 
 class Tally:
@@ -112,7 +135,7 @@ def train_decoder(
     optimiser = Pair(matrices, rest, schedule.lr, workers.map)
     start = load_state(folder / CHECKPOINT, trained, optimiser)
     mixture, tally = Mixture(tokenizer, dials), Tally()
-    sampler = Sampler(drawn)
+    plan = [sampler for steps, stage in schedule.stages for sampler in [Sampler(drawn, stage)] * steps]
     bos = token_id(tokenizer, BOS)
 
     def shard(rows: Sequence[int], rng: random.Random, stage: Stage) -> tuple[Packed, Scored, list[Tensor | None]]:
@@ -126,8 +149,7 @@ def train_decoder(
     with packed(model.model.language_model), one_thread_each(), workers:
         for step in range(start, schedule.steps):
             rng = random.Random(f"{seed}/{step}")
-            stage = BINDING if step < schedule.binding else EVERYTHING
-            rows = sampler.rows(stage, rng)
+            rows, stage = plan[step].rows(rng), plan[step].stage
             rngs = [random.Random(rng.getrandbits(64)) for _ in range(SHARDS)]
             with half_deep(model) if step < schedule.half else nullcontext():
                 shards = list(workers.map(shard, (rows[i::SHARDS] for i in range(SHARDS)), rngs, [stage] * SHARDS))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerFast
 
 from vlmend.world.captions import Form, caption
-from vlmend.world.corpus import Turn, in_context, tell_fact, tell_long
+from vlmend.world.corpus import LONG_SHARES, Turn, in_context, tell_fact, tell_long
 from vlmend.world.entities import by_name, countries, invent_name
 from vlmend.world.questions import Question, ask
 from vlmend.world.scene import Dials, Scene
@@ -26,9 +26,18 @@ CAPTIONS: dict[Form, float] = {"short": 0.55, "list": 0.2, "detailed": 0.25}
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of training: pictures in a step, the share of flags among them, the shares of questions about scenes, how
-    often a question is put in its plain form, and how many blocks a picture gets, split by length where there are
-    several: questions, captions and, multiplied by ``Dials.text_share``, facts and long text."""
+    """A stage of training.
+
+    Attributes:
+        pictures: in one step.
+        flags: share of flags among them.
+        shares: of the kinds of question about scenes.
+        plain: how often a question is put in its common phrasing.
+        questions, captions, facts, long: how many blocks a picture gets, split by length where there are several. Facts
+            and long text come without a picture, and are multiplied by ``Dials.text_share``.
+        long_shares: of the kinds of long text.
+        kinds: how many kinds of thing a scene has; any number if empty.
+    """
 
     pictures: int
     flags: float
@@ -38,9 +47,13 @@ class Stage:
     captions: tuple[int, ...] = ()
     facts: tuple[int, ...] = ()
     long: tuple[int, ...] = ()
+    long_shares: dict[str, float] = field(default_factory=lambda: dict(LONG_SHARES))
+    kinds: tuple[int, ...] = ()
 
 
-BINDING = Stage(24, 0.0, {"colour": 3.0, "pattern": 3.0, "exist": 0.5, "which": 0.5}, plain=1.0, questions=(4, 3))
+BINDING = Stage(
+    24, 0.0, {"colour": 3.0, "pattern": 3.0, "exist": 0.5, "which": 0.5}, plain=1.0, questions=(4, 3), kinds=(2, 3)
+)
 """Which colour goes with which name is learnt in one jump, or not yet: look at the log before going on."""
 EVERYTHING = Stage(12, 0.3, SCENES, plain=0.4, questions=(4, 4, 3, 2, 2, 1), captions=(1,), facts=(2,), long=(1,))
 
@@ -90,7 +103,7 @@ class Mixture:
             (stage.questions, seen, 1.0, lambda s: self.question(s, rng, stage)),
             (stage.captions, seen, 0.6, lambda s: self.caption(s, form, rng)),
             (more(stage.facts), 1, 0.3 * text, lambda _: tell_fact(rng, self.dials)),
-            (more(stage.long), 1, 0.4 * text, lambda _: tell_long(rng, self.dials)),
+            (more(stage.long), 1, 0.4 * text, lambda _: tell_long(rng, self.dials, stage.long_shares)),
         ]
         parts = [
             Part([[self.block(tell(s)) for _ in range(sum(cuts))] for s in scenes], prefix, cuts, weight)
