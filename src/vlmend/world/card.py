@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,52 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from vlmend.evaluation.stats import Estimate
 from vlmend.world.entities import countries
 from vlmend.world.exam import GATES
-
-_NOISE = re.compile(r"noise ([\d.]+), (.+)")
-_LAYER = re.compile(r"ablation, entering layer (\d+)")
-
-
-def curves(estimates: Mapping[str, Estimate], pattern: re.Pattern[str]) -> list[tuple[float, str, Estimate]]:
-    """(x, name, estimate) of every estimate whose name matches."""
-    found = ((pattern.fullmatch(name), e) for name, e in estimates.items())
-    return [(float(m[1]), m[m.lastindex or 1], e) for m, e in found if m]
-
-
-def _plot(path: Path, lines: Mapping[str, list[tuple[float, Estimate]]], x: str, y: str) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for name, points in lines.items():
-        xs, es = [p[0] for p in points], [p[1] for p in points]
-        axes.plot(xs, [e.mean for e in es], marker="o", markersize=4, label=name)
-        axes.fill_between(xs, [e.low for e in es], [e.high for e in es], alpha=0.2)
-    axes.set(xlabel=x, ylabel=y, ylim=(0, 1.02))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    if len(lines) > 1:
-        axes.legend(frameon=False)
-    figure.savefig(path, dpi=130)
-
-
-def draw_noise(estimates: Mapping[str, Estimate], path: Path) -> None:
-    """What noise on the picture does: absent companions are named more before true objects are lost."""
-    lines: dict[str, list[tuple[float, Estimate]]] = {}
-    for x, name, e in curves(estimates, _NOISE):
-        lines.setdefault(name, []).append((x, e))
-    _plot(path, lines, "standard deviation of the noise (pixels in -1 to 1)", "share")
-
-
-def draw_layers(estimates: Mapping[str, Estimate], path: Path) -> None:
-    """Names of flags when the visual states that enter a layer are replaced by their mean over pictures."""
-    points = [(x, e) for x, _, e in curves(estimates, _LAYER)]
-    clean = estimates["ablation, none"]
-    _plot(
-        path,
-        {"mean-ablated": points, "untouched": [(x, clean) for x, _ in points]},
-        "visual states replaced on entering layer",
-        "flags named rightly",
-    )
+from vlmend.world.plots import draw_layers, draw_noise
 
 
 @dataclass(frozen=True)

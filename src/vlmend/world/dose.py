@@ -13,6 +13,7 @@ from vlmend.evaluation.stats import Estimate
 from vlmend.models.loading import load
 from vlmend.runs import Run
 from vlmend.world.exam.describing import chair_i, describe, draw_described, recall
+from vlmend.world.plots import draw_dose
 from vlmend.world.scene import DIALS, Dials
 from vlmend.world.train.align import align
 from vlmend.world.train.decoder import Schedule, train_decoder
@@ -23,8 +24,8 @@ from vlmend.world.train.recipe import export
 from vlmend.world.train.tower import encode
 
 DOSES: dict[str, tuple[float, ...]] = {
-    "together": (0.0, 0.5, 1.1),
-    "told": (0.0, 0.5, 1.6),
+    "together": (0.0, 1.1),
+    "told": (0.0, 1.6),
     "text": (0.0, 1.1),
     "text_share": (0.0, 3.0),
 }
@@ -71,7 +72,7 @@ def measure(tower: SiglipVisionModel, trial: Trial, dials: Dials, folder: Path) 
 def dose(
     tower: SiglipVisionModel, folder: Path, trial: Trial, on_trial: Callable[[str], None]
 ) -> list[dict[str, object]]:
-    """One record per dial and value, in a run folder that a killed study goes on in."""
+    """One record per dial and value, in a run folder that a killed study goes on in; the figure is ``dose.png``."""
     settings = [("none", 1.0, DIALS)]
     settings += [(dial, value, replace(DIALS, **{dial: value})) for dial, values in DOSES.items() for value in values]
     with Run(folder, asdict(trial)) as run:
@@ -83,4 +84,5 @@ def dose(
                 estimates = measure(tower, trial, dials, folder / label)
                 run.append({"dial": dial, "value": value, **{name: asdict(e) for name, e in estimates.items()}})
         run.finish({"records": len(run.records)})
+        draw_dose(run.records, folder / "dose.png")
         return list(run.records)
