@@ -116,7 +116,7 @@ def find_errors(
 ) -> list[tuple[Candidate, int, str]]:
     """Up to ``count`` stable errors of one kind: candidate, first rendering that went wrong, what was said of it."""
     stream, found, idle = _candidates(kind, draw, rng, split), [], 0
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     while len(found) < count and idle < PATIENCE:
         batch = [next(stream) for _ in range(BATCH)]
         said = vlm.generate(vlm.prepare([Example(c.put, p) for c in batch for p in c.pictures]), max_new_tokens=48)
@@ -125,7 +125,7 @@ def find_errors(
         for i, candidate in enumerate(batch):
             answers = said[i * RENDERINGS : (i + 1) * RENDERINGS]
             wrong = [n for n, text in enumerate(answers) if not _right(kind, text, candidate)]
-            key = (candidate.scene.country.name if candidate.scene.country else str(hash(candidate.scene)), kind)
+            key = candidate.scene.country.name if candidate.scene.country else repr(candidate.scene)
             if len(wrong) >= WRONG and key not in seen:
                 seen.add(key)
                 tried.wrong[kind] += 1
