@@ -42,11 +42,11 @@ class Trial:
     """The small model of a dose study, and how much is measured on it."""
 
     seed: int = 0
-    pictures: int = 6000
+    pictures: int = 4000
     align_steps: int = 200
-    schedule: Schedule = field(default_factory=lambda: Schedule(((400, DESCRIBING),), decay=0.4))
+    schedule: Schedule = field(default_factory=lambda: Schedule(((300, DESCRIBING),), decay=0.4))
     size: Size = field(default_factory=lambda: Size(width=128, layers=4, ff=384))
-    measured: int = 300
+    measured: int = 250
 
 
 def measure(tower: SiglipVisionModel, trial: Trial, dials: Dials, folder: Path) -> dict[str, Estimate]:
