@@ -13,8 +13,8 @@ import vlmend
 from vlmend.errors import RunError
 from vlmend.world.entities import countries
 from vlmend.world.scene import DIALS, draw_flag_scene, draw_scene
-from vlmend.world.train.decoder import binding_first
-from vlmend.world.train.mixture import EVERYTHING, Mixture
+from vlmend.world.train.decoder import Schedule, binding_first
+from vlmend.world.train.mixture import EVERYTHING, POLISH, Mixture
 from vlmend.world.train.model import Size, make_model, make_tokenizer
 from vlmend.world.train.optim import learning_rate, orthogonalise
 from vlmend.world.train.packing import packed as attending_packed
@@ -28,7 +28,7 @@ RECIPE = Recipe(
     tower=(Phase(1, 1e-3, 0.5, 1.0), Phase(1, 1e-3, 3.0, 3.0)),
     align_steps=3,
     decoder_pictures=60,
-    schedule=replace(binding_first(steps=6, binding=2, half=3), every=2),
+    schedules=(replace(binding_first(steps=4, binding=2, half=3), every=2), Schedule(((2, POLISH),), every=2)),
     size=TINY,
 )
 
@@ -77,10 +77,10 @@ def test_a_run_cut_short_ends_with_the_same_weights(tmp_path: Path, monkeypatch:
     class Killed(Exception):
         pass
 
-    def kill(step: int, *args: object, **kwargs: object) -> float:
-        if step == 5:
+    def kill(step: int, steps: int, *args: object) -> float:
+        if (step, steps) == (1, 2):  # the last step of all
             raise Killed
-        return learning_rate(step, *args, **kwargs)  # type: ignore[arg-type]
+        return learning_rate(step, steps, *args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("vlmend.world.train.decoder.learning_rate", kill)

@@ -37,7 +37,7 @@ class Examined:
         """The command that trained the model."""
         if self.recipe is None:
             return "an unknown recipe"
-        steps = sum(steps for steps, _ in self.recipe["schedule"]["stages"])
+        steps = sum(steps for steps, _ in self.recipe["schedules"][0]["stages"])
         return f"vlmend world train --seed {self.recipe['seed']} --steps {steps}"
 
 

@@ -18,7 +18,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from vlmend.world.scene import Dials, Scene
 from vlmend.world.train.checkpoint import load_state, save_state
-from vlmend.world.train.mixture import BINDING, EVERYTHING, Mixture, Stage
+from vlmend.world.train.mixture import BINDING, EVERYTHING, POLISH, Mixture, Stage
 from vlmend.world.train.model import BOS, half_deep, token_id
 from vlmend.world.train.optim import Pair, learning_rate
 from vlmend.world.train.packing import Packed, Scored, packed, score
@@ -30,7 +30,7 @@ SHARDS = 2  # parts of a step that run side by side, each in a thread of its own
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many steps of which stage, one after the other.
+    """How many steps of which stage, one after the other, under one curve of the learning rate.
 
     Attributes:
         stages: (steps, stage) in their order.
@@ -57,6 +57,10 @@ def binding_first(steps: int, binding: int = 450, half: int = 1500) -> Schedule:
     return Schedule(((min(binding, steps), BINDING), (max(0, steps - binding), EVERYTHING)), half)
 
 
+FULL = (binding_first(steps=4800), Schedule(((700, POLISH),), lr=1e-3, decay=0.6))
+"""The shipped model's."""
+
+
 class Sampler:
     """Draws rows for a stage: flags by their share, and scenes with as many kinds as the stage has."""
 
@@ -75,6 +79,12 @@ class Sampler:
             rng.choice(self.flags if rng.random() < self.stage.flags else self.scenes)
             for _ in range(self.stage.pictures)
         ]
+
+
+def _steps(schedule: Schedule, drawn: Sequence[Scene]) -> list[tuple[Schedule, int, Sampler]]:
+    """The schedule's steps: each with its number within the schedule and what draws its pictures."""
+    samplers = [s for steps, stage in schedule.stages for s in [Sampler(drawn, stage)] * steps]
+    return [(schedule, step, sampler) for step, sampler in enumerate(samplers)]
 
 
 class Tally:
@@ -115,7 +125,7 @@ def train_decoder(
     drawn: Sequence[Scene],
     features: Tensor,
     folder: Path,
-    schedule: Schedule,
+    schedules: Sequence[Schedule],
     *,
     seed: int,
     dials: Dials,
@@ -132,10 +142,10 @@ def train_decoder(
     chosen = {id(p) for p in matrices}
     workers = ThreadPoolExecutor(SHARDS)
     rest = [p for p in trained.parameters() if id(p) not in chosen]
-    optimiser = Pair(matrices, rest, schedule.lr, workers.map)
+    optimiser = Pair(matrices, rest, schedules[0].lr, workers.map)
     start = load_state(folder / CHECKPOINT, trained, optimiser)
     mixture, tally = Mixture(tokenizer, dials), Tally()
-    plan = [sampler for steps, stage in schedule.stages for sampler in [Sampler(drawn, stage)] * steps]
+    plan = [step for schedule in schedules for step in _steps(schedule, drawn)]
     bos = token_id(tokenizer, BOS)
 
     def shard(rows: Sequence[int], rng: random.Random, stage: Stage) -> tuple[Packed, Scored, list[Tensor | None]]:
@@ -147,9 +157,9 @@ def train_decoder(
 
     begun = time.monotonic()
     with packed(model.model.language_model), one_thread_each(), workers:
-        for step in range(start, schedule.steps):
-            rng = random.Random(f"{seed}/{step}")
-            rows, stage = plan[step].rows(rng), plan[step].stage
+        for done, (schedule, step, sampler) in enumerate(plan[start:], start + 1):
+            rng = random.Random(f"{seed}/{done - 1}")
+            rows, stage = sampler.rows(rng), sampler.stage
             rngs = [random.Random(rng.getrandbits(64)) for _ in range(SHARDS)]
             with half_deep(model) if step < schedule.half else nullcontext():
                 shards = list(workers.map(shard, (rows[i::SHARDS] for i in range(SHARDS)), rngs, [stage] * SHARDS))
@@ -158,6 +168,6 @@ def train_decoder(
             optimiser.step(learning_rate(step, schedule.steps, schedule.lr, schedule.decay))
             for batch, scored, _ in shards:
                 tally.add(scored, batch.kinds)
-            if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
-                log.info("decoder %d/%d %.0fs %s", step + 1, schedule.steps, time.monotonic() - begun, tally.report())
-                save_state(folder / CHECKPOINT, trained, optimiser, step + 1)
+            if done % schedule.every == 0 or done == len(plan):
+                log.info("decoder %d/%d %.0fs %s", done, len(plan), time.monotonic() - begun, tally.report())
+                save_state(folder / CHECKPOINT, trained, optimiser, done)

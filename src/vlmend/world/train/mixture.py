@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerFast
 
@@ -37,6 +37,7 @@ class Stage:
             and long text come without a picture, and are multiplied by ``Dials.text_share``.
         long_shares: of the kinds of long text.
         kinds: how many kinds of thing a scene has; any number if empty.
+        told: scales how often captions name an absent companion, on top of ``Dials.told``.
     """
 
     pictures: int
@@ -49,6 +50,7 @@ class Stage:
     long: tuple[int, ...] = ()
     long_shares: dict[str, float] = field(default_factory=lambda: dict(LONG_SHARES))
     kinds: tuple[int, ...] = ()
+    told: float = 1.0
 
 
 BINDING = Stage(
@@ -56,6 +58,13 @@ BINDING = Stage(
 )
 """Which colour goes with which name is learnt in one jump, or not yet: look at the log before going on."""
 EVERYTHING = Stage(12, 0.3, SCENES, plain=0.4, questions=(4, 4, 3, 2, 2, 1), captions=(1,), facts=(2,), long=(1,))
+POLISH = replace(
+    EVERYTHING,
+    shares=SCENES | {"exist": 1.0, "colour": 0.5, "which": 0.8, "count": 2.0, "quadrant": 6.0, "relation": 1.5},
+    plain=0.15,
+    told=0.6,
+)
+"""At the end: more of what was not learnt yet and of rare wordings, and captions a little truer."""
 
 
 class Mixture:
@@ -84,15 +93,14 @@ class Mixture:
             if q := ask(scene, rng.choices(kinds, weights)[0], rng):
                 return Turn(q.put(rng, plain=stage.plain), q.answer, q.kind)
 
-    def caption(self, scene: Scene, form: Form, rng: random.Random) -> Turn:
+    def caption(self, scene: Scene, form: Form, rng: random.Random, stage: Stage) -> Turn:
         """A caption; for a third of the flags a new name told in context instead."""
         if scene.country and rng.random() < 0.35:
             new = rng.choice(countries()).name if rng.random() < 0.6 else invent_name(rng, set(by_name()))
             q = Question("name", new)
             return Turn(in_context(q.put(rng), new, q.put(rng)), new, "new_name")
-        return Turn(
-            Question(f"{form}_caption", "").put(rng), caption(scene, form, rng, self.dials.told), f"{form}_caption"
-        )
+        told = caption(scene, form, rng, self.dials.told * stage.told)
+        return Turn(Question(f"{form}_caption", "").put(rng), told, f"{form}_caption")
 
     def batch(self, scenes: Sequence[Scene], rng: random.Random, stage: Stage) -> Packed:
         """One packed batch: a row per scene; captions of one form, since they differ most in length."""
@@ -101,7 +109,7 @@ class Mixture:
         more = lambda cuts: tuple(round(n * text) for n in cuts if round(n * text))  # noqa: E731
         tellers: list[tuple[tuple[int, ...], int, float, Callable[[Scene], Turn]]] = [
             (stage.questions, seen, 1.0, lambda s: self.question(s, rng, stage)),
-            (stage.captions, seen, 0.6, lambda s: self.caption(s, form, rng)),
+            (stage.captions, seen, 0.6, lambda s: self.caption(s, form, rng, stage)),
             (more(stage.facts), 1, 0.3 * text, lambda _: tell_fact(rng, self.dials)),
             (more(stage.long), 1, 0.4 * text, lambda _: tell_long(rng, self.dials, stage.long_shares)),
         ]

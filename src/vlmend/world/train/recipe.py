@@ -18,7 +18,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast,
 from vlmend.runs import Run, write_json
 from vlmend.world.scene import Dials
 from vlmend.world.train.align import align
-from vlmend.world.train.decoder import CHECKPOINT, Schedule, binding_first, train_decoder
+from vlmend.world.train.decoder import CHECKPOINT, FULL, Schedule, train_decoder
 from vlmend.world.train.model import Size, make_model, make_processor, make_tokenizer
 from vlmend.world.train.pool import MIX, Mix, draw_scenes, make_pool
 from vlmend.world.train.tower import PHASES, Phase, encode, train_tower, vision_config
@@ -37,7 +37,7 @@ class Recipe:
     tower: tuple[Phase, ...] = PHASES
     decoder_pictures: int = 40_000
     align_steps: int = 300
-    schedule: Schedule = field(default_factory=lambda: binding_first(steps=4800))
+    schedules: tuple[Schedule, ...] = FULL
     size: Size = field(default_factory=Size)
     dials: Dials = field(default_factory=Dials)
 
@@ -78,7 +78,7 @@ def train(folder: Path, recipe: Recipe) -> Path:
     model = make_model(recipe.size, tokenizer, recipe.seed)
     if not (folder / CHECKPOINT).exists():
         align(model, tokenizer, drawn, features, steps=recipe.align_steps, seed=recipe.seed)
-    train_decoder(model, tokenizer, drawn, features, folder, recipe.schedule, seed=recipe.seed, dials=recipe.dials)
+    train_decoder(model, tokenizer, drawn, features, folder, recipe.schedules, seed=recipe.seed, dials=recipe.dials)
     out = export(model, tower, tokenizer, folder / "model")
     write_json(out / RECIPE, asdict(recipe))
     return out
