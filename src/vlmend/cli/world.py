@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -80,11 +79,17 @@ def exam(
     """Examine a demo model on scenes that no training has seen; every gate of its card."""
     with replying(as_json) as reply:
         from vlmend.errors import VlmendError
+        from vlmend.models.bundled import bundled_folder
         from vlmend.runs import write_json
+        from vlmend.world.card import Examined, read_exam, write_card
         from vlmend.world.exam import SECTIONS, Settings, examine
+        from vlmend.world.train.recipe import recorded
 
         if only and card:
             raise VlmendError("--card needs the whole examination: leave out --only")
+        if second and not card:
+            raise VlmendError("--second is shown in a card: give --card too")
+        beside = read_exam(second) if second else None  # before the long work
         sections = only.split(",") if only else list(SECTIONS)
         if unknown := [s for s in sections if s not in SECTIONS]:
             raise VlmendError(f"no section '{unknown[0]}' in the examination; there are: {', '.join(SECTIONS)}")
@@ -94,36 +99,16 @@ def exam(
         document = {
             "model": model,
             "fingerprint": vlm.fingerprint,
-            "recipe": recipe_of(model),
+            "recipe": recorded(bundled_folder(model) or Path(model)),
             "n": n,
             "seed": seed,
             "estimates": {name: asdict(e) for name, e in estimates.items()},
         }
         if card:
             write_json(card / "exam.json", document)
-            describe(card, second)
+            write_card(card, Examined.of(document), beside)
         reply.say(exam_table(estimates))
         reply.document = document
-
-
-def recipe_of(model: str) -> Any:
-    """What a demo model was made by, where its folder says so."""
-    from vlmend.models.bundled import bundled_folder
-    from vlmend.world.train.recipe import RECIPE
-
-    path = (bundled_folder(model) or Path(model)) / RECIPE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def describe(folder: Path, second: Path | None) -> None:
-    """The model card out of the examinations that lie in the model's folder; that of another seed is kept there too."""
-    from vlmend.world.card import Examined, write_card
-
-    read = lambda path: Examined.of(json.loads(path.read_text(encoding="utf-8")))  # noqa: E731
-    kept = folder / "exam-second-seed.json"
-    if second and second != kept:
-        kept.write_bytes(second.read_bytes())
-    write_card(folder, read(folder / "exam.json"), read(kept) if kept.exists() else None)
 
 
 def exam_table(estimates: dict[str, Estimate]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from vlmend.errors import DataError
 from vlmend.evaluation.stats import Estimate
 from vlmend.world.entities import countries
 from vlmend.world.exam import GATES
@@ -39,6 +41,21 @@ class Examined:
             return "an unknown recipe"
         steps = sum(steps for steps, _ in self.recipe["schedules"][0]["stages"])
         return f"vlmend world train --seed {self.recipe['seed']} --steps {steps}"
+
+
+def read_exam(path: Path) -> Examined:
+    """A whole examination from the file that ``vlmend world exam --json`` or ``--card`` wrote.
+
+    Raises:
+        DataError: it is something else, or lacks a gate.
+    """
+    try:
+        examined = Examined.of(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError("not an examination as `vlmend world exam --json` writes it", path=path) from error
+    if lacking := [gate.name for gate in GATES if gate.name not in examined.estimates]:
+        raise DataError(f"the examination lacks '{lacking[0]}': examine all sections", path=path)
+    return examined
 
 
 def write_card(folder: Path, examined: Examined, second: Examined | None = None) -> Path:

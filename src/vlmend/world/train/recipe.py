@@ -5,6 +5,7 @@ Everything that is expensive is kept in the work folder; a killed run goes on fr
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -82,6 +83,12 @@ def train(folder: Path, recipe: Recipe) -> Path:
     out = export(model, tower, tokenizer, folder / "model")
     write_json(out / RECIPE, asdict(recipe))
     return out
+
+
+def recorded(folder: Path) -> Any:
+    """What the model in this folder was made by, as plain values; None where the folder does not say."""
+    path = folder / RECIPE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def export(
