@@ -98,7 +98,7 @@ def save(figure: Figure, path: Path, theme: Theme = LIGHT) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context(style(theme)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(path, dpi=200)
+        figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.1)  # long answers run below the figure
     return path
 
 
