@@ -13,6 +13,7 @@ from vlmend.world.entities import Country
 GRID = 4  # cells a side
 MOST = 6  # objects in one scene
 Mode = Literal["natural", "counter", "uniform"]
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Thing:
 
     @property
     def quadrant(self) -> str:
-        return f"{'top' if self.row < GRID // 2 else 'bottom'} {'left' if self.col < GRID // 2 else 'right'}"
+        return CORNERS[2 * (self.row >= GRID // 2) + (self.col >= GRID // 2)]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from vlmend.world.catalog import catalog
-from vlmend.world.scene import Scene
+from vlmend.world.scene import CORNERS, Scene
 from vlmend.world.train.optim import Pair, learning_rate
 from vlmend.world.train.pool import SIDE
 
@@ -34,8 +34,7 @@ def word_groups() -> dict[str, tuple[str, ...]]:
         "colour": tuple(world.colours),
         "pattern": world.patterns,
         "count": world.numbers[1:],
-        "row": ("top", "bottom"),
-        "column": ("left", "right"),
+        "corner": CORNERS,
     }
 
 
@@ -58,8 +57,7 @@ def patch_words(scene: Scene) -> np.ndarray:
     out[..., 0] = groups["kind"].index(scene.place)
     for t in scene.things:
         rows, columns = (slice(CELL * i, CELL * i + CELL) for i in (t.row, t.col))
-        corner = t.quadrant.split()
-        shown = (t.kind, t.colour, t.pattern, groups["count"][scene.counts[t.kind] - 1], *corner)
+        shown = (t.kind, t.colour, t.pattern, groups["count"][scene.counts[t.kind] - 1], t.quadrant)
         out[rows, columns] = [words.index(word) for words, word in zip(groups.values(), shown, strict=True)]
     return out.reshape(-1, len(groups))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from vlmend.world.corpus import tell_fact, tell_long
 from vlmend.world.entities import countries
 from vlmend.world.questions import ASKERS, ask
 from vlmend.world.render import SIZE
-from vlmend.world.scene import Dials, Mode, draw_flag_scene, draw_scene
+from vlmend.world.scene import CORNERS, Dials, Mode, draw_flag_scene, draw_scene
 from vlmend.world.train.pool import PATCH, SIDE
 from vlmend.world.train.tower import vision_config
 
@@ -77,8 +78,32 @@ def _sample_text(seed: int, amount: int) -> Iterator[str]:
         yield from (p.replace("{", "").replace("}", "") for p in catalog().phrasings(kind, "held_out"))
 
 
+def _in_one_token(core: Tokenizer, phrases: Sequence[str]) -> Tokenizer:
+    """The same tokenizer, but each phrase is one token; all other text is cut as before.
+
+    A corner is to be read off a picture like a colour. In two tokens, the second was read off any patch that says the
+    first: the column was wrong in 43 of 142 scenes with another thing in the same half, and in none of 98 without.
+    """
+    joined = {phrase: phrase.replace(" ", "") for phrase in phrases}
+    parts = {word: core.encode(word).tokens for word in joined.values()}
+    plain = json.loads(core.to_str())
+    vocabulary: dict[str, int] = plain["model"]["vocab"]
+    for first, *others in parts.values():
+        for piece in others:
+            plain["model"]["merges"].append([first, piece])
+            first += piece
+            vocabulary.setdefault(first, len(vocabulary))
+    core = Tokenizer.from_str(json.dumps(plain))
+    core.normalizer = normalizers.Sequence([core.normalizer, *(normalizers.Replace(*pair) for pair in joined.items())])
+    core.decoder = decoders.Sequence([core.decoder, *(decoders.Replace(one, two) for two, one in joined.items())])
+    return core
+
+
 def make_tokenizer(vocabulary: int, seed: int = 0) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of the world's text, lower-cased; a word reads the same after a special token as after a space."""
+    """Byte-level BPE of the world's text, lower-cased; a word reads the same after a special token as after a space.
+
+    ``vocabulary`` counts the trained tokens; the corners come on top.
+    """
     core = Tokenizer(models.BPE())
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -91,7 +116,7 @@ def make_tokenizer(vocabulary: int, seed: int = 0) -> PreTrainedTokenizerFast:
     )
     core.train_from_iterator(_sample_text(seed, 6000), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=core,
+        tokenizer_object=_in_one_token(core, CORNERS),
         pad_token=PAD,
         bos_token=BOS,
         eos_token=EOS,
