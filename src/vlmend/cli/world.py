@@ -45,7 +45,7 @@ def train(
     out: OutOption = Path("runs/demo-llava"),
     seed: SeedOption = 0,
     steps: Annotated[
-        int | None, typer.Option(help="Decoder steps before the polishing ones; the shipped model's by default.")
+        int | None, typer.Option(min=1, help="Decoder steps before the polishing ones; the shipped model's by default.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -53,14 +53,14 @@ def train(
     with replying(as_json) as reply:
         from dataclasses import replace
 
-        from vlmend.world.train.decoder import FULL, binding_first
+        from vlmend.world.train.decoder import POLISHING, binding_first
         from vlmend.world.train.recipe import Recipe
         from vlmend.world.train.recipe import train as run
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         recipe = Recipe(seed=seed)
         if steps is not None:
-            recipe = replace(recipe, schedules=(binding_first(steps), *FULL[1:]))
+            recipe = replace(recipe, schedules=(binding_first(steps), *POLISHING))
         model = run(out, recipe)
         reply.line(str(model))
         reply.document = {"model": str(model), "recipe": asdict(recipe)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,8 @@ from typing import Any
 
 import torch
 
-from vlmend.edits.ops import Op
+from vlmend.edits.ops import Op, WeightOp
+from vlmend.edits.packing import packed, within
 from vlmend.errors import EditError
 
 __all__ = ["Edit", "EditRequest", "library_versions", "stacked"]
@@ -71,15 +73,12 @@ class Edit:
 
     @cached_property
     def _digest(self) -> str:
+        listed, tensors = packed(self.ops)
         digest = hashlib.blake2b(self.base.encode(), digest_size=8)
-        for op in self.ops:
-            digest.update(type(op).__name__.encode())
-            for name in sorted(op.names):
-                change = op.changes[name]
-                digest.update(f"{name} {change.form}".encode())
-                for tensor in change.tensors:
-                    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-                    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(json.dumps(listed, sort_keys=True).encode())
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def __add__(self, other: Edit) -> Edit:
@@ -107,7 +106,8 @@ class Edit:
     @property
     def names(self) -> tuple[str, ...]:
         """The tensors that it changes, by their names on disk, each once."""
-        return tuple(dict.fromkeys(name for op in self.ops for name in op.names))
+        ops = (op for op in within(self.ops) if isinstance(op, WeightOp))
+        return tuple(dict.fromkeys(name for op in ops for name in op.names))
 
     def save(self, folder: Path | str) -> Path:
         """Write ``edit.json`` and ``edit.safetensors``; see `vlmend.edits.store`."""

@@ -1,21 +1,58 @@
-"""The operations an edit is made of.
+"""The operations an edit is made of: what they have in common, and changes of weights, named as on disk.
 
-Each is a frozen, declarative value; `vlmend.models.intervene` executes them. So far there is one kind: changes of
-weights, named as on disk.
+Each is a frozen, declarative value; `vlmend.models.intervene` executes them. The others: `states.py`, `routes.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor
 
 from vlmend.errors import EditError
 
-__all__ = ["Change", "Op", "WeightOp"]
+__all__ = ["Change", "Op", "WeightOp", "kept"]
+
+
+class Op(ABC):
+    """An operation: plain JSON values, tensors by name, and other operations inside it.
+
+    ``rebuilt`` makes an equal one out of these three.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def inner(self) -> tuple[Op, ...]:
+        """The operations inside this one."""
+        return ()
+
+    @abstractmethod
+    def fields(self) -> dict[str, Any]:
+        """All that it is beside tensors and operations, as JSON values."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Its own tensors: on the CPU, contiguous."""
+
+    @classmethod
+    @abstractmethod
+    def rebuilt(cls, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], inner: Sequence[Op]) -> Self:
+        """The operation that has these.
+
+        Raises:
+            EditError: they do not fit together.
+        """
+
+
+def kept(tensor: Tensor) -> Tensor:
+    """A copy as operations hold it, that later changes of the original do not reach."""
+    return tensor.detach().cpu().contiguous().clone()
+
 
 Form = Literal["delta", "low_rank", "value"]
 
@@ -45,8 +82,7 @@ class Change:
             left, right = self.tensors
             if left.dim() != 2 or right.dim() != 2 or left.shape[1] != right.shape[0]:
                 raise EditError(f"low-rank factors of shapes {tuple(left.shape)}, {tuple(right.shape)} do not fit")
-        plain = tuple(tensor.detach().cpu().contiguous().clone() for tensor in self.tensors)
-        object.__setattr__(self, "tensors", plain)
+        object.__setattr__(self, "tensors", tuple(kept(tensor) for tensor in self.tensors))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,8 +108,10 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False)
-class WeightOp:
+class WeightOp(Op):
     """Changes weights, by the tensors' names on disk."""
+
+    kind: ClassVar[str] = "weight"
 
     changes: Mapping[str, Change] = field(default_factory=dict[str, Change])
 
@@ -111,6 +149,28 @@ class WeightOp:
             raise EditError(f"the edit's change of '{name}' has shape {change.shape}, the tensor {tuple(base.shape)}")
         return change.fold(base)
 
+    def fields(self) -> dict[str, Any]:
+        return {"names": list(self.changes)}
 
-Op = WeightOp
-"""Any operation."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Named ``<form>/<part>/<name on disk>``."""
+        return {
+            f"{change.form}/{part}/{name}": tensor
+            for name, change in self.changes.items()
+            for part, tensor in enumerate(change.tensors)
+        }
+
+    @classmethod
+    def rebuilt(cls, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], inner: Sequence[Op]) -> Self:
+        parts: dict[str, list[tuple[str, str, Tensor]]] = {name: [] for name in fields["names"]}
+        for key, tensor in sorted(tensors.items()):
+            form, part, name = key.split("/", 2)
+            parts[name].append((form, part, tensor))
+        if missing := [name for name, found in parts.items() if not found]:
+            raise EditError(f"the tensor of '{missing[0]}' is missing")
+        return cls(
+            {
+                name: Change(cast(Form, found[0][0]), tuple(tensor for _, _, tensor in found))
+                for name, found in parts.items()
+            }
+        )

@@ -1,6 +1,6 @@
 """Edits on disk: a folder of ``edit.json`` (what it is) and ``edit.safetensors`` (its tensors), never pickle.
 
-A tensor is stored as ``<operation>/<form>/<part>/<name on disk>``. The folder appears whole or not at all.
+A tensor is stored under the name that `packing` gives it. The folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
-from torch import Tensor
 
 from vlmend.edits.edit import Edit, EditRequest
-from vlmend.edits.ops import Change, Form, WeightOp
+from vlmend.edits.packing import packed, unpacked
 from vlmend.errors import EditError, EditFormatError
 
 __all__ = ["FORMAT", "load", "save"]
 
-FORMAT = 1
+FORMAT = 2
 _JSON, _TENSORS = "edit.json", "edit.safetensors"
 
 
@@ -41,8 +40,9 @@ def save(edit: Edit, folder: Path | str) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part:
             made = Path(part) / "new"
             made.mkdir()
-            save_file(_tensors(edit), made / _TENSORS)
-            content = json.dumps(_plain(edit), indent=2, ensure_ascii=False)
+            ops, tensors = packed(edit.ops)
+            save_file(tensors, made / _TENSORS)
+            content = json.dumps(_plain(edit, ops), indent=2, ensure_ascii=False)
             (made / _JSON).write_text(content + "\n", encoding="utf-8")
             if folder.exists():
                 folder.replace(Path(part) / "old")
@@ -66,7 +66,7 @@ def load(folder: Path | str) -> Edit:
             raise EditFormatError(f"{folder} has edit format {about['format']}; this version reads {FORMAT}")
         edit = Edit(
             base=about["base"],
-            ops=_ops(tensors, about["ops"]),
+            ops=unpacked(about["ops"], tensors),
             requests=tuple(EditRequest(**request) for request in about["requests"]),
             method=about["method"],
             settings=about["settings"],
@@ -90,7 +90,7 @@ def _replaceable(folder: Path) -> bool:
     return folder.is_dir() and {entry.name for entry in os.scandir(folder)} <= {_JSON, _TENSORS}
 
 
-def _plain(edit: Edit) -> dict[str, Any]:
+def _plain(edit: Edit, ops: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "id": edit.id,
@@ -100,36 +100,7 @@ def _plain(edit: Edit) -> dict[str, Any]:
         "settings": dict(edit.settings),
         "requests": [asdict(request) for request in edit.requests],
         "fitted_on": list(edit.fitted_on),
-        "ops": [{"kind": "weight", "tensors": list(op.names)} for op in edit.ops],
+        "ops": ops,
         "versions": dict(edit.versions),
         "proof": None if edit.proof is None else dict(edit.proof),
     }
-
-
-def _tensors(edit: Edit) -> dict[str, Tensor]:
-    return {
-        f"{index}/{change.form}/{part}/{name}": tensor
-        for index, op in enumerate(edit.ops)
-        for name, change in op.changes.items()
-        for part, tensor in enumerate(change.tensors)
-    }
-
-
-def _ops(tensors: dict[str, Tensor], listed: list[dict[str, Any]]) -> tuple[WeightOp, ...]:
-    parts: dict[tuple[int, str, str], dict[int, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, form, part, name = key.split("/", 3)
-        parts.setdefault((int(index), name, form), {})[int(part)] = tensor
-    ops: list[WeightOp] = []
-    for index, about in enumerate(listed):
-        if about["kind"] != "weight":
-            raise ValueError(f"unknown kind of operation '{about['kind']}'")
-        changes: dict[str, Change] = {}
-        for name in about["tensors"]:
-            matches = [(key[2], found) for key, found in parts.items() if key[:2] == (index, name)]
-            if not matches:
-                raise ValueError(f"the tensor of '{name}' is missing")
-            form, found = matches[0]
-            changes[name] = Change(cast(Form, form), tuple(found[part] for part in sorted(found)))
-        ops.append(WeightOp(changes))
-    return tuple(ops)

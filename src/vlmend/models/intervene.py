@@ -1,166 +1,148 @@
-"""The executor: keeps a model's weights equal to the base folded with the active edits.
+"""The executor: which operations act on which row of a batch, and how they act while a model runs.
 
-One pristine copy is kept of every touched tensor, and every change of the set of active edits folds that copy anew;
-with no edit left it is copied back. (Adding a delta and subtracting it again would be off by 1e-7.) So any order of
-apply and undo ends bit-exact.
-
-It knows operations on weights as a protocol, and no method.
+It knows four kinds of operation as protocols, and no method: changes of weights (`weights.py` folds them), changes of
+states, answers given in the model's place, and routes that lead to others. Every row has its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmend.errors import EditError
-from vlmend.models.tensors import disk_names
+from vlmend.models.parts import Parts
+from vlmend.models.prepared import Row
+from vlmend.models.trace import rewritten
+from vlmend.models.weights import Weights, WeightsOperation
 
-__all__ = ["Active", "Weights", "WeightsOperation"]
+__all__ = ["AnswerOperation", "Plan", "RouteOperation", "StateOperation", "acting", "check", "plan"]
 
 
 @runtime_checkable
-class WeightsOperation(Protocol):
-    """An operation that changes weights, by the tensors' names on disk."""
+class StateOperation(Protocol):
+    """Changes what a decoder layer hands on, while the prompt is read."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The tensors it changes."""
+    def layer(self) -> int:
+        """Index of the layer after which it acts."""
         ...
 
-    def fold(self, name: str, base: Tensor) -> Tensor:
-        """The new value of one tensor, of the shape and type of ``base`` (float32 or wider), which stays as it is."""
+    def check(self, layers: int, width: int) -> None:
+        """Refuse a model with another number of layers or width by an `EditError`."""
+        ...
+
+    def change(self, states_TD: Tensor, visual_T: Tensor) -> Tensor:
+        """The new states of one prompt; ``visual_T`` says which of its tokens are visual."""
         ...
 
 
-class Active:
-    """A handle on operations in force; ``undo`` takes them back, in any order with others, once."""
-
-    def __init__(self, weights: Weights, operations: tuple[WeightsOperation, ...], label: str) -> None:
-        self._weights = weights
-        self.operations = operations
-        self.label = label
-
-    def undo(self) -> None:
-        """Take the operations back; a second call does nothing."""
-        self._weights.remove(self)
-
-
-class Weights:
-    """The weights of one model, by on-disk name."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._memory = disk_names(model)
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        self._parameters = {disk: parameters[name] for disk, name in self._memory.items()}
-        self._disk = {name: disk for disk, name in self._memory.items()}
-        self._pristine: dict[int, Tensor] = {}
-        self._active: list[Active] = []
-
-    def base(self) -> Iterable[tuple[str, Tensor]]:
-        """Every tensor's name on disk and its value without any edit."""
-        for name, parameter in self._parameters.items():
-            yield name, self._pristine.get(id(parameter), parameter)
-
-    def named(self, modules: Mapping[str, nn.Module], *, matrices_only: bool = False) -> dict[str, nn.Parameter]:
-        """On-disk name -> parameter, for the parameters of the modules (given by their paths in memory).
-
-        Raises:
-            EditError: a parameter is not one tensor on disk.
-        """
-        found: dict[str, nn.Parameter] = {}
-        for path, module in modules.items():
-            for name, parameter in module.named_parameters(prefix=path):
-                if matrices_only and parameter.dim() < 2:
-                    continue
-                if name not in self._disk:
-                    raise EditError(f"'{name}' is stored on disk in another form and cannot be edited by name")
-                found[self._disk[name]] = parameter
-        return found
+@runtime_checkable
+class AnswerOperation(Protocol):
+    """Gives an answer in the model's place."""
 
     @property
-    def active(self) -> tuple[str, ...]:
-        """Labels of what is in force, in its order."""
-        return tuple(handle.label for handle in self._active)
-
-    def add(self, operations: Sequence[WeightsOperation], label: str = "") -> Active:
-        """Put operations in force, after those that are already; ``label`` says whose they are.
-
-        Raises:
-            EditError: a tensor that the model does not have, or a value of another shape; nothing is changed then.
-        """
-        for operation in operations:
-            unknown = [name for name in operation.names if name not in self._parameters]
-            if unknown:
-                raise EditError(f"the model has no tensor '{unknown[0]}'")
-        handle = Active(self, tuple(operations), label)
-        self._active.append(handle)
-        try:
-            self._refold(handle)
-        except BaseException:
-            self._active.remove(handle)
-            self._refold(handle)
-            raise
-        return handle
-
-    def remove(self, handle: Active) -> None:
-        """Take operations back."""
-        if handle in self._active:
-            self._active.remove(handle)
-            self._refold(handle)
-
-    def _refold(self, changed: Active) -> None:
-        """Fold anew the tensors that ``changed`` touches; computes all values before it writes the first."""
-        touched = {name for operation in changed.operations for name in operation.names}
-        parameters = {id(self._parameters[name]): self._parameters[name] for name in touched}
-        with torch.no_grad():
-            values = {key: self._folded(key, parameter) for key, parameter in parameters.items()}
-            for key, parameter in parameters.items():
-                value = values[key]
-                if value is None:
-                    if key in self._pristine:
-                        parameter.copy_(self._pristine.pop(key))
-                    continue
-                self._pristine.setdefault(key, parameter.detach().clone())
-                parameter.copy_(value)
-
-    def _folded(self, key: int, parameter: nn.Parameter) -> Tensor | None:
-        """The base value of one parameter with all active operations; ``None`` where none touches it."""
-        names = [name for name, known in self._parameters.items() if known is parameter]
-        value: Tensor | None = None
-        for handle in self._active:
-            for operation in handle.operations:
-                for name in (name for name in operation.names if name in names):
-                    before = _widened(self._pristine.get(key, parameter.detach())) if value is None else value
-                    value = operation.fold(name, before)
-                    if value.shape != parameter.shape:
-                        shapes = f"{tuple(value.shape)}, not {tuple(parameter.shape)}"
-                        raise EditError(f"the edit's value of '{name}' has shape {shapes}")
-        return value
-
-    @contextmanager
-    def borrowed(self, names: Iterable[str]) -> Generator[dict[str, nn.Parameter], None, None]:
-        """Parameters to be trained in place; afterwards they are bit for bit what they were, whatever happened."""
-        parameters = {name: self._parameters[name] for name in names}
-        saved = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
-        try:
-            for parameter in parameters.values():
-                parameter.requires_grad_(True)
-            yield parameters
-        finally:
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    parameter.copy_(saved[name])
-                    parameter.requires_grad_(flags[name])
-                    parameter.grad = None
-
-    def __contains__(self, name: Any) -> bool:
-        return name in self._parameters
+    def answer(self) -> str: ...
 
 
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+@runtime_checkable
+class RouteOperation(Protocol):
+    """Leads some inputs to other operations."""
+
+    @property
+    def inner(self) -> Sequence[Any]: ...
+
+    def chosen(self, row: Any) -> Sequence[Any]:
+        """The operations that act on this row; none to abstain."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What acts on one row: changes of weights, changes of states in their order, and an answer given instead."""
+
+    weights: tuple[WeightsOperation, ...] = ()
+    states: tuple[StateOperation, ...] = ()
+    answer: str | None = None
+
+
+def plan(ops: Iterable[Any], row: Row) -> Plan:
+    """Follow the routes of a row; of several answers the last counts."""
+    weights: list[WeightsOperation] = []
+    states: list[StateOperation] = []
+    answer: str | None = None
+    for op in ops:
+        if isinstance(op, RouteOperation):
+            inner = plan(op.chosen(row), row)
+            weights += inner.weights
+            states += inner.states
+            answer = answer if inner.answer is None else inner.answer
+        elif isinstance(op, WeightsOperation):
+            weights.append(op)
+        elif isinstance(op, StateOperation):
+            states.append(op)
+        elif isinstance(op, AnswerOperation):
+            answer = op.answer
+        else:
+            raise EditError(f"no executor for operations of kind {type(op).__name__}")
+    return Plan(tuple(weights), tuple(states), answer)
+
+
+def check(ops: Iterable[Any], parts: Parts, weights: Weights) -> None:
+    """Refuse operations that this model cannot carry out.
+
+    Raises:
+        EditError: an unknown kind of operation, tensor, layer, or width.
+    """
+    for op in ops:
+        if isinstance(op, RouteOperation):
+            check(op.inner, parts, weights)
+        elif isinstance(op, WeightsOperation):
+            weights.check(op)
+        elif isinstance(op, StateOperation):
+            width: Any = parts.norm.weight
+            op.check(len(parts.layers), len(width))
+        elif not isinstance(op, AnswerOperation):
+            raise EditError(f"no executor for operations of kind {type(op).__name__}")
+
+
+@contextmanager
+def acting(
+    parts: Parts, rows: Sequence[Row], plans: Sequence[Plan], *, with_targets: bool
+) -> Generator[None, None, None]:
+    """Within the block a batch of these rows, padded on the left, is run with each row's changes of states.
+
+    They act the first time that a layer is called, when the prompts are read; a later call is a step of generation.
+    """
+    layers = sorted({op.layer for one in plans for op in one.states})
+    changes = {parts.layers[layer]: _change(layer, rows, plans, with_targets) for layer in layers}
+    with rewritten(changes):
+        yield
+
+
+def _change(
+    layer: int, rows: Sequence[Row], plans: Sequence[Plan], with_targets: bool
+) -> Callable[[Tensor], Tensor | None]:
+    ops = {index: mine for index, one in enumerate(plans) if (mine := [op for op in one.states if op.layer == layer])}
+    done = False
+
+    def change(states_BTD: Tensor) -> Tensor | None:
+        nonlocal done
+        if done:
+            return None
+        done = True
+        changed = list(states_BTD)
+        for index, mine in ops.items():
+            row, states_TD = rows[index], changed[index]
+            begin = len(states_TD) - len(row.ids_T) - (len(row.target_N) if with_targets else 0)
+            before, prompt, after = states_TD.tensor_split((begin, begin + len(row.ids_T)))
+            for op in mine:
+                prompt = op.change(prompt, row.visual_T)
+            changed[index] = torch.cat([before, prompt, after])
+        return torch.stack(changed)
+
+    return change

@@ -41,6 +41,7 @@ class Row:
         answer_length: how many of them are the answer's.
         picture: content hash of its picture; ``None`` without one.
         extras: other tensors of the processor that go along the tokens.
+        question: as it was asked, without the template.
     """
 
     prompt: str
@@ -50,6 +51,7 @@ class Row:
     answer_length: int
     picture: str | None
     extras: dict[str, Tensor]
+    question: str = ""
 
 
 @dataclass(eq=False)
@@ -141,9 +143,9 @@ class Preparer:
         visual = ids[0] == self._image_token
         if visual.any() != (picture is not None):
             raise PromptError(f"the prompt has {int(visual.sum())} visual tokens: {prompt!r}")
-        target, length = self._target(example, prompt)
+        target, length = self._target(prompt, example.question, picture is not None, example.answer)
         key = None if picture is None else content_hash(picture)
-        return Row(prompt, ids[0], visual, target, length, key, extras), inputs
+        return Row(prompt, ids[0], visual, target, length, key, extras, example.question), inputs
 
     def fields(self, prompt: str, picture: Image.Image | None) -> dict[str, Tensor]:
         """What the processor makes of one prompt, as tensors with a leading axis of 1.
@@ -166,12 +168,16 @@ class Preparer:
         first = self._tokenizer.bos_token
         return first is not None and prompt.startswith(first)
 
-    def _target(self, example: Asked, prompt: str) -> tuple[Tensor, int]:
+    def answered(self, row: Row, answer: str) -> Tensor:
+        """The target of the same prompt with another answer."""
+        return self._target(row.prompt, row.question, row.picture is not None, answer)[0]
+
+    def _target(self, prompt: str, question: str, has_picture: bool, text: str | None) -> tuple[Tensor, int]:
         """The tokens that follow the prompt, up to the first that ends the turn, and how many are the answer's."""
-        text = (example.answer or "").strip()
+        text = (text or "").strip()
         if not text:
             return torch.empty(0, dtype=torch.long), 0
-        spoken, closing = self._prompter.continuation(example.question, example.image is not None, text)
+        spoken, closing = self._prompter.continuation(question, has_picture, text)
         answer = self._continued(prompt, spoken)
         whole = self._continued(prompt, spoken + closing) if closing else answer
         length = next((i for i, (a, b) in enumerate(zip(answer, whole, strict=False)) if a != b), len(answer))

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Call", "altered", "capture", "first_tensor"]
+__all__ = ["Call", "altered", "capture", "first_tensor", "rewritten"]
 
 
 class Call:
@@ -69,3 +69,20 @@ def altered(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Generator[
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def rewritten(changes: Mapping[nn.Module, Callable[[Tensor], Tensor | None]]) -> Generator[None, None, None]:
+    """Within the block each module returns what its function makes of its output; ``None`` leaves it as it is."""
+
+    def rewriter(change: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
+        return lambda _module, _args, output: change(output)
+
+    handles: list[Any] = []
+    try:
+        for module, change in changes.items():
+            handles.append(module.register_forward_hook(rewriter(change), prepend=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

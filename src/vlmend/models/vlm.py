@@ -19,13 +19,14 @@ from transformers import GenerationConfig
 
 from vlmend.errors import EditError, FingerprintError
 from vlmend.models.feed import feeder_of
-from vlmend.models.intervene import Active, Weights, WeightsOperation
+from vlmend.models.intervene import Plan, acting, check, plan
 from vlmend.models.parts import Parts
-from vlmend.models.prepared import Asked, Prepared, Preparer
+from vlmend.models.prepared import Asked, Prepared, Preparer, Row
 from vlmend.models.prompts import Prompter
 from vlmend.models.tensors import fingerprint
+from vlmend.models.weights import Folded, Weights, WeightsOperation
 
-__all__ = ["VLM", "Applicable", "Edits", "Question", "RowOutput", "RunOutput"]
+__all__ = ["VLM", "Active", "Applicable", "Edits", "Question", "RowOutput", "RunOutput"]
 
 # Said in full: what is left out would be taken from the checkpoint's own settings.
 _GREEDY: dict[str, Any] = {
@@ -38,6 +39,9 @@ _GREEDY: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }
+
+
+_NEVER = -100.0  # log probability of what a given answer does not say; finite, so that divergences are
 
 
 class Applicable(Protocol):
@@ -53,6 +57,21 @@ class Applicable(Protocol):
 
 Edits = Applicable | Sequence[Applicable | None] | None
 """No edit, one for all rows, or one (or none) for each row."""
+
+
+class Active:
+    """A handle on an edit in force; ``undo`` takes it back, in any order with others, once."""
+
+    def __init__(self, among: list[Active], edit: Applicable, folded: Folded) -> None:
+        self._among = among
+        self._folded = folded
+        self.edit = edit
+
+    def undo(self) -> None:
+        """Take the edit back; a second call does nothing."""
+        if self in self._among:
+            self._among.remove(self)
+            self._folded.undo()
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +124,7 @@ class VLM:
         self.parts = parts
         self.weights = Weights(model)
         self.batch_rows = 32
+        self._active: list[Active] = []
         self._ends = _end_tokens(model, self.tokenizer)
         self._preparer = Preparer(processor, prompter, parts.image_token, self._ends)
         self._feeder = feeder_of(model, parts)
@@ -127,25 +147,32 @@ class VLM:
         """
         return self._preparer.prepare(examples)
 
-    def run(self, prepared: Prepared, edits: Edits = None, *, grad: bool = False) -> RunOutput:
+    def run(self, prepared: Prepared, edits: Edits = None, *, ops: Sequence[Any] = (), grad: bool = False) -> RunOutput:
         """Teacher-forced logits at the answers' positions, padded batches inside.
 
         Args:
             prepared: rows with answers; a row without one gives an output of length 0.
             edits: in force for all rows, or one for each row, on top of those already in force.
+            ops: operations that act on all rows after these: those of an edit that is being made.
             grad: keep the graph, so that gradients reach whatever requires them.
         """
+        plans = self._plans(prepared, edits, ops)
         outputs: dict[int, RowOutput] = {}
-        for edit, indices in _grouped(edits, len(prepared)):
-            with self.using(edit), torch.set_grad_enabled(grad):
+        for weights, indices in _grouped(plans):
+            with self.weights.folded(weights), torch.set_grad_enabled(grad):
                 for some in self._chunks(indices, prepared):
-                    outputs.update(zip(some, self._run_batch(prepared.take(some)), strict=True))
+                    batch = self._run_batch(prepared.take(some), [plans[index] for index in some])
+                    outputs.update(zip(some, batch, strict=True))
+        for index, one in enumerate(plans):
+            if one.answer is not None:
+                outputs[index] = self._said(prepared.rows[index], one.answer)
         return RunOutput(tuple(outputs[index] for index in range(len(prepared))))
 
-    def _run_batch(self, prepared: Prepared) -> list[RowOutput]:
+    def _run_batch(self, prepared: Prepared, plans: Sequence[Plan]) -> list[RowOutput]:
         batch = self._preparer.batch(prepared.rows, with_targets=True)
         keep = max(len(row.target_N) for row in prepared.rows) + 1
-        logits_BKV = self._feeder.logits(batch, prepared, keep).float()
+        with acting(self.parts, prepared.rows, plans, with_targets=True):
+            logits_BKV = self._feeder.logits(batch, prepared, keep).float()
         outputs: list[RowOutput] = []
         for row, logits_KV in zip(prepared.rows, logits_BKV, strict=True):
             count = len(row.target_N)
@@ -153,7 +180,9 @@ class VLM:
             outputs.append(RowOutput(logits_NV, row.target_N.to(logits_NV.device), row.answer_length))
         return outputs
 
-    def generate(self, prepared: Prepared, edits: Edits = None, *, max_new_tokens: int = 32) -> list[str]:
+    def generate(
+        self, prepared: Prepared, edits: Edits = None, *, ops: Sequence[Any] = (), max_new_tokens: int = 32
+    ) -> list[str]:
         """Greedy answers to the prompts (given answers are ignored), with a cache; each ends at an end token."""
         settings = GenerationConfig(
             **_GREEDY,
@@ -162,13 +191,15 @@ class VLM:
             pad_token_id=self.tokenizer.pad_token_id,
             suppress_tokens=[self.parts.image_token],  # a picture cannot be said
         )
-        texts: dict[int, str] = {}
-        for edit, indices in _grouped(edits, len(prepared)):
-            with self.using(edit), torch.no_grad():
+        plans = self._plans(prepared, edits, ops)
+        texts = {index: one.answer.strip() for index, one in enumerate(plans) if one.answer is not None}
+        for weights, indices in _grouped(plans):
+            with self.weights.folded(weights), torch.no_grad():
                 for some in self._chunks(indices, prepared):
                     rows = prepared.take(some)
                     batch = self._preparer.batch(rows.rows, with_targets=False)
-                    new_BN = self._feeder.generate(batch, rows, settings)
+                    with acting(self.parts, rows.rows, [plans[index] for index in some], with_targets=False):
+                        new_BN = self._feeder.generate(batch, rows, settings)
                     texts.update(zip(some, map(self._text, new_BN.tolist()), strict=True))
         return [texts[index] for index in range(len(prepared))]
 
@@ -184,19 +215,34 @@ class VLM:
             FingerprintError: it was made for other weights.
             EditError: it cannot be applied to this model; nothing is changed then.
         """
+        self._check(edit)
+        changes = [op for op in edit.ops if isinstance(op, WeightsOperation)]
+        handle = Active(self._active, edit, self.weights.add(changes))
+        self._active.append(handle)
+        return handle
+
+    def _check(self, edit: Applicable) -> None:
         if edit.base != self.fingerprint:
             raise FingerprintError(made_for=edit.base, applied_to=self.fingerprint)
-        operations: list[WeightsOperation] = []
-        for op in edit.ops:
-            if not isinstance(op, WeightsOperation):
-                raise EditError(f"no executor for operations of kind {type(op).__name__}")
-            operations.append(op)
-        return self.weights.add(operations, edit.id)
+        check(edit.ops, self.parts, self.weights)
+
+    def _plans(self, prepared: Prepared, edits: Edits, ops: Sequence[Any]) -> list[Plan]:
+        """What acts on each row: edits in force (whose weights are folded already), the row's own, then ``ops``."""
+        standing = [op for one in self._active for op in one.edit.ops if not isinstance(op, WeightsOperation)]
+        each = list(edits) if isinstance(edits, Sequence) else [edits] * len(prepared)
+        if len(each) != len(prepared):
+            raise EditError(f"{len(each)} edits were given for {len(prepared)} rows")
+        for edit in {id(edit): edit for edit in each if edit is not None}.values():
+            self._check(edit)
+        return [
+            plan((*standing, *(edit.ops if edit is not None else ()), *ops), row)
+            for edit, row in zip(each, prepared.rows, strict=True)
+        ]
 
     @property
     def active_edits(self) -> tuple[str, ...]:
         """Ids of the edits in force, in their order."""
-        return self.weights.active
+        return tuple(handle.edit.id for handle in self._active)
 
     @contextmanager
     def using(self, edit: Applicable | None) -> Generator[VLM, None, None]:
@@ -215,20 +261,26 @@ class VLM:
         ordered = sorted(indices, key=lambda index: len(prepared.rows[index].ids_T))
         return (ordered[start : start + self.batch_rows] for start in range(0, len(ordered), self.batch_rows))
 
+    def _said(self, row: Row, answer: str) -> RowOutput:
+        """The output of a model that is sure of an answer, whatever it is asked: probability 1 for its tokens."""
+        count = len(row.target_N)
+        tokens = [*self._preparer.answered(row, answer).tolist(), *[self._ends[0]] * count][:count]
+        logits_NV = torch.full((count, self.model.get_output_embeddings().weight.shape[0]), _NEVER)
+        logits_NV[range(count), tokens] = 0.0
+        return RowOutput(logits_NV.to(self.device), row.target_N.to(self.device), row.answer_length)
+
     def _text(self, tokens: list[int]) -> str:
         end = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
         return self.tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
 
 
-def _grouped(edits: Edits, rows: int) -> list[tuple[Applicable | None, list[int]]]:
-    """Row indices by the edit that is in force for them."""
-    if not isinstance(edits, Sequence):
-        return [(edits, list(range(rows)))] if rows else []
-    if len(edits) != rows:
-        raise EditError(f"{len(edits)} edits were given for {rows} rows")
-    groups: dict[int, tuple[Applicable | None, list[int]]] = {}
-    for index, edit in enumerate(edits):
-        groups.setdefault(id(edit), (edit, []))[1].append(index)
+def _grouped(plans: Sequence[Plan]) -> list[tuple[tuple[WeightsOperation, ...], list[int]]]:
+    """Indices of the rows that a model has to be run for, by the changes of weights that act on them."""
+    groups: dict[tuple[int, ...], tuple[tuple[WeightsOperation, ...], list[int]]] = {}
+    for index, one in enumerate(plans):
+        if one.answer is None:
+            key = tuple(id(op) for op in one.weights)
+            groups.setdefault(key, (one.weights, []))[1].append(index)
     return list(groups.values())
 
 

@@ -1,0 +1,177 @@
+"""A model's weights, kept equal to the base folded with the active edits.
+
+One pristine copy is kept of every touched tensor, and every change of the set of active edits folds that copy anew;
+with no edit left it is copied back. (Adding a delta and subtracting it again would be off by 1e-7.) So any order of
+apply and undo ends bit-exact.
+
+Operations on weights are known as a protocol, and no method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from vlmend.errors import EditError
+from vlmend.models.tensors import disk_names
+
+__all__ = ["Folded", "Weights", "WeightsOperation"]
+
+
+@runtime_checkable
+class WeightsOperation(Protocol):
+    """An operation that changes weights, by the tensors' names on disk."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors it changes."""
+        ...
+
+    def fold(self, name: str, base: Tensor) -> Tensor:
+        """The new value of one tensor, of the shape and type of ``base`` (float32 or wider), which stays as it is."""
+        ...
+
+
+class Folded:
+    """A handle on operations in force; ``undo`` takes them back, in any order with others, once."""
+
+    def __init__(self, weights: Weights, operations: tuple[WeightsOperation, ...]) -> None:
+        self._weights = weights
+        self.operations = operations
+
+    def undo(self) -> None:
+        """Take the operations back; a second call does nothing."""
+        self._weights.remove(self)
+
+
+class Weights:
+    """The weights of one model, by on-disk name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._memory = disk_names(model)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._parameters = {disk: parameters[name] for disk, name in self._memory.items()}
+        self._disk = {name: disk for disk, name in self._memory.items()}
+        self._pristine: dict[int, Tensor] = {}
+        self._active: list[Folded] = []
+
+    def base(self) -> Iterable[tuple[str, Tensor]]:
+        """Every tensor's name on disk and its value without any edit."""
+        for name, parameter in self._parameters.items():
+            yield name, self._pristine.get(id(parameter), parameter)
+
+    def named(self, modules: Mapping[str, nn.Module], *, matrices_only: bool = False) -> dict[str, nn.Parameter]:
+        """On-disk name -> parameter, for the parameters of the modules (given by their paths in memory).
+
+        Raises:
+            EditError: a parameter is not one tensor on disk.
+        """
+        found: dict[str, nn.Parameter] = {}
+        for path, module in modules.items():
+            for name, parameter in module.named_parameters(prefix=path):
+                if matrices_only and parameter.dim() < 2:
+                    continue
+                if name not in self._disk:
+                    raise EditError(f"'{name}' is stored on disk in another form and cannot be edited by name")
+                found[self._disk[name]] = parameter
+        return found
+
+    def add(self, operations: Sequence[WeightsOperation]) -> Folded:
+        """Put operations in force, after those that are already.
+
+        Raises:
+            EditError: a tensor that the model does not have, or a value of another shape; nothing is changed then.
+        """
+        for operation in operations:
+            self.check(operation)
+        handle = Folded(self, tuple(operations))
+        self._active.append(handle)
+        try:
+            self._refold(handle)
+        except BaseException:
+            self._active.remove(handle)
+            self._refold(handle)
+            raise
+        return handle
+
+    def check(self, operation: WeightsOperation) -> None:
+        """Refuse what names a tensor that the model does not have.
+
+        Raises:
+            EditError: names the tensor.
+        """
+        unknown = [name for name in operation.names if name not in self._parameters]
+        if unknown:
+            raise EditError(f"the model has no tensor '{unknown[0]}'")
+
+    def remove(self, handle: Folded) -> None:
+        """Take operations back."""
+        if handle in self._active:
+            self._active.remove(handle)
+            self._refold(handle)
+
+    def _refold(self, changed: Folded) -> None:
+        """Fold anew the tensors that ``changed`` touches; computes all values before it writes the first."""
+        touched = {name for operation in changed.operations for name in operation.names}
+        parameters = {id(self._parameters[name]): self._parameters[name] for name in touched}
+        with torch.no_grad():
+            values = {key: self._folded(key, parameter) for key, parameter in parameters.items()}
+            for key, parameter in parameters.items():
+                value = values[key]
+                if value is None:
+                    if key in self._pristine:
+                        parameter.copy_(self._pristine.pop(key))
+                    continue
+                self._pristine.setdefault(key, parameter.detach().clone())
+                parameter.copy_(value)
+
+    def _folded(self, key: int, parameter: nn.Parameter) -> Tensor | None:
+        """The base value of one parameter with all active operations; ``None`` where none touches it."""
+        names = [name for name, known in self._parameters.items() if known is parameter]
+        value: Tensor | None = None
+        for handle in self._active:
+            for operation in handle.operations:
+                for name in (name for name in operation.names if name in names):
+                    before = _widened(self._pristine.get(key, parameter.detach())) if value is None else value
+                    value = operation.fold(name, before)
+                    if value.shape != parameter.shape:
+                        shapes = f"{tuple(value.shape)}, not {tuple(parameter.shape)}"
+                        raise EditError(f"the edit's value of '{name}' has shape {shapes}")
+        return value
+
+    @contextmanager
+    def folded(self, operations: Sequence[WeightsOperation]) -> Generator[None, None, None]:
+        """Within the block the operations are in force too."""
+        handle = self.add(operations)
+        try:
+            yield
+        finally:
+            handle.undo()
+
+    @contextmanager
+    def borrowed(self, names: Iterable[str]) -> Generator[dict[str, nn.Parameter], None, None]:
+        """Parameters to be trained in place; afterwards they are bit for bit what they were, whatever happened."""
+        parameters = {name: self._parameters[name] for name in names}
+        saved = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
+        try:
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+            yield parameters
+        finally:
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(saved[name])
+                    parameter.requires_grad_(flags[name])
+                    parameter.grad = None
+
+    def __contains__(self, name: Any) -> bool:
+        return name in self._parameters
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
