@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from vlmend.data.records import EditCase, Example, Probe
     from vlmend.editors.base import Editor, editor
     from vlmend.editors.ft import FT
+    from vlmend.editors.lora import LoRA
+    from vlmend.editors.visual_delta import VisualDelta
     from vlmend.edits.edit import Edit
     from vlmend.edits.ops import WeightOp
     from vlmend.errors import VlmendError
@@ -30,8 +32,10 @@ __all__ = [
     "EditCase",
     "Editor",
     "Example",
+    "LoRA",
     "Probe",
     "Proof",
+    "VisualDelta",
     "VlmendError",
     "WeightOp",
     "__version__",
@@ -48,8 +52,10 @@ _HOME = {
     "EditCase": "vlmend.data.records",
     "Editor": "vlmend.editors.base",
     "Example": "vlmend.data.records",
+    "LoRA": "vlmend.editors.lora",
     "Probe": "vlmend.data.records",
     "Proof": "vlmend.evaluation.editing",
+    "VisualDelta": "vlmend.editors.visual_delta",
     "VlmendError": "vlmend.errors",
     "WeightOp": "vlmend.edits.ops",
     "editor": "vlmend.editors.base",

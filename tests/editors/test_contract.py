@@ -10,11 +10,17 @@ import torch
 
 from conftest import assert_untouched, hooks_of, weights_of
 from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor
-from vlmend.editors.base import EDITORS, Editor, editor_class
+from vlmend.editors.base import CONTROLS, EDITORS, Editor, editor_class
+from vlmend.edits.routes import RouteOp
+from vlmend.edits.states import StateOp
 from vlmend.errors import EditError, UnknownNameError
 
 # Hyper-parameters under which an editor moves a tiny random model; none: its defaults.
-QUICK: dict[str, dict[str, Any]] = {"ft": {"steps": 20, "lr": 5e-3}}
+QUICK: dict[str, dict[str, Any]] = {
+    "ft": {"steps": 20, "lr": 5e-3},
+    "lora": {"lr": 2e-2},
+    "visual-delta": {"layers": [0, 1, 2], "size": 6.0, "lr": 0.5, "steps": 120, "keep_weight": 0.0},
+}
 
 
 @pytest.fixture(params=sorted(EDITORS))
@@ -66,18 +72,29 @@ def test_saved_and_loaded_it_does_the_same(method, llava, cases, tmp_path):
     assert not torch.allclose(base, now, atol=1e-3)
 
 
+def noise_like(tensor: torch.Tensor, maker: torch.Generator) -> torch.Tensor:
+    draw = torch.randn(tensor.shape, generator=maker)
+    return draw * (tensor.norm() / draw.norm())
+
+
+def randomised(op: Any, maker: torch.Generator) -> Any:
+    """The operation with noise of equal norm in place of what was fitted."""
+    if isinstance(op, WeightOp):
+        zeros = {name: torch.zeros(change.shape) for name, change in op.changes.items()}
+        return WeightOp.deltas({name: noise_like(op.fold(name, zero), maker) for name, zero in zeros.items()})
+    if isinstance(op, StateOp):
+        return StateOp(op.layer, op.places, noise_like(op.delta_SD, maker))
+    assert isinstance(op, RouteOp)
+    return RouteOp(op.key, tuple(randomised(one, maker) for one in op.ops))
+
+
 def test_beats_chance(method, llava, cases):
-    """The target gains more than under random deltas of equal norm on the same tensors."""
+    """The target gains more than under noise of equal norm in the same places."""
     edit = method.fit(llava, cases[:1])
     gains = []
     for seed in range(5):
         maker = torch.Generator().manual_seed(seed)
-        noise = {}
-        for op in edit.ops:
-            for name, change in op.changes.items():
-                draw = torch.randn(change.shape, generator=maker)
-                noise[name] = draw * (change.norm() / draw.norm())
-        random = dataclasses.replace(edit, ops=(WeightOp.deltas(noise),))
+        random = dataclasses.replace(edit, ops=tuple(randomised(op, maker) for op in edit.ops))
         gains.append(target_nll(llava, cases[0], None) - target_nll(llava, cases[0], random))
     gain = target_nll(llava, cases[0], None) - target_nll(llava, cases[0], edit)
     assert gain > max(gains) + 1.0
@@ -112,7 +129,8 @@ def test_nothing_to_edit(method, llava, broken):
 
 
 def test_registry():
-    for name in EDITORS:
+    assert not EDITORS.keys() & CONTROLS.keys()
+    for name in (*EDITORS, *CONTROLS):
         assert editor_class(name).name == name
     with pytest.raises(UnknownNameError, match=r"no editor named 'nothing'; there are: .*ft"):
         editor("nothing")

@@ -5,7 +5,7 @@ import torch
 
 from conftest import assert_untouched, weights_of
 from vlmend import FT, Example
-from vlmend.editors.ft import answer_loss
+from vlmend.editors.fitting import answer_loss
 from vlmend.errors import EditError, PartsError
 
 

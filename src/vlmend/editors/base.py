@@ -14,12 +14,25 @@ from vlmend.edits.ops import Op
 from vlmend.errors import EditError, UnknownNameError
 from vlmend.models.vlm import VLM
 
-__all__ = ["EDITORS", "Editor", "check_cases", "edit_of", "editor", "editor_class", "settings_of"]
+__all__ = ["CONTROLS", "EDITORS", "Editor", "check_cases", "edit_of", "editor", "editor_class", "settings_of"]
 
 EDITORS = {
     "ft": "vlmend.editors.ft:FT",
+    "lora": "vlmend.editors.lora:LoRA",
+    "visual-delta": "vlmend.editors.visual_delta:VisualDelta",
 }
 """Name -> where its class is; loaded when it is asked for."""
+
+CONTROLS = {
+    "null": "vlmend.evaluation.controls:Null",
+    "random": "vlmend.evaluation.controls:Random",
+    "parrot": "vlmend.evaluation.controls:Parrot",
+    "image-blind": "vlmend.evaluation.controls:ImageBlind",
+    "oracle": "vlmend.evaluation.controls:Oracle",
+}
+"""Editors that mend nothing in earnest: what a table of scores must rank as it should."""
+
+_ALL = EDITORS | CONTROLS
 
 
 @runtime_checkable
@@ -43,9 +56,9 @@ def editor_class(name: str) -> type[Any]:
     Raises:
         UnknownNameError: nothing is registered under that name.
     """
-    if name not in EDITORS:
-        raise UnknownNameError("editor", name, EDITORS)
-    module, attribute = EDITORS[name].split(":")
+    if name not in _ALL:
+        raise UnknownNameError("editor", name, _ALL)
+    module, attribute = _ALL[name].split(":")
     return getattr(importlib.import_module(module), attribute)
 
 

@@ -19,17 +19,16 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
+from vlmend.editors.fitting import answer_loss, descend
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import WeightOp
-from vlmend.errors import EditError
 from vlmend.models.parts import LayerSpec
-from vlmend.models.vlm import VLM, RunOutput
+from vlmend.models.vlm import VLM
 
-__all__ = ["FT", "answer_loss"]
+__all__ = ["FT"]
 
 
 @dataclass(frozen=True)
@@ -66,23 +65,16 @@ class FT:
         names = vlm.weights.named(vlm.parts.modules(self.layers, self.modules), matrices_only=True)
         with vlm.weights.borrowed(names) as parameters:
             base = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-            optimizer = torch.optim.AdamW(list(parameters.values()), lr=self.lr, weight_decay=0.0)
-            for _ in range(self.steps):
-                loss = answer_loss(vlm.run(prepared, grad=True))
-                self._check(loss)
-                if float(loss.detach()) < self.stop_loss:
-                    break
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                self._limit(parameters, base)
+            descend(
+                list(parameters.values()),
+                lambda: answer_loss(vlm.run(prepared, grad=True)),
+                steps=self.steps,
+                lr=self.lr,
+                stop_loss=self.stop_loss,
+                after_step=lambda: self._limit(parameters, base),
+            )
             deltas = {name: parameter.detach() - base[name] for name, parameter in parameters.items()}
-            self._check(*deltas.values())
         return edit_of(self, vlm, cases, [WeightOp.deltas(deltas)])
-
-    def _check(self, *tensors: Tensor) -> None:
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-            raise EditError(f"the fit diverged: a smaller learning rate than {self.lr} is needed")
 
     def _limit(self, parameters: dict[str, nn.Parameter], base: dict[str, Tensor]) -> None:
         if self.norm_limit is None:
@@ -90,9 +82,3 @@ class FT:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(base[name] + (parameter - base[name]).clamp(-self.norm_limit, self.norm_limit))
-
-
-def answer_loss(output: RunOutput) -> Tensor:
-    """Mean over rows of the mean negative log-likelihood of their targets, end tokens included."""
-    losses = [functional.cross_entropy(row.logits_NV, row.target_N) for row in output.rows]
-    return torch.stack(losses).mean()

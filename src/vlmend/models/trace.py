@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Call", "altered", "capture", "first_tensor", "rewritten"]
+__all__ = ["Call", "added", "altered", "capture", "first_tensor", "rewritten"]
 
 
 class Call:
@@ -82,6 +82,23 @@ def rewritten(changes: Mapping[nn.Module, Callable[[Tensor], Tensor | None]]) ->
     try:
         for module, change in changes.items():
             handles.append(module.register_forward_hook(rewriter(change), prepend=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def added(changes: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Generator[None, None, None]:
+    """Within the block each module returns its output plus what its function makes of its input."""
+
+    def adder(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        return lambda _module, args, output: output + change(args[0])
+
+    handles: list[Any] = []
+    try:
+        for module, change in changes.items():
+            handles.append(module.register_forward_hook(adder(change), prepend=True))
         yield
     finally:
         for handle in handles:

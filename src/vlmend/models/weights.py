@@ -143,6 +143,21 @@ class Weights:
                         raise EditError(f"the edit's value of '{name}' has shape {shapes}")
         return value
 
+    def linears(self, modules: Mapping[str, nn.Module]) -> dict[str, nn.Linear]:
+        """On-disk name of its weight -> linear layer, for all within the modules (given by their paths in memory).
+
+        Raises:
+            EditError: a weight is not one tensor on disk, or there is no linear layer at all.
+        """
+        found: dict[str, nn.Linear] = {}
+        for path, module in modules.items():
+            inside = {name: one for name, one in module.named_modules(prefix=path) if isinstance(one, nn.Linear)}
+            for name, linear in inside.items():
+                found |= dict.fromkeys(self.named({name: linear}, matrices_only=True), linear)
+        if not found:
+            raise EditError(f"there is no linear layer in {', '.join(modules)}")
+        return found
+
     @contextmanager
     def folded(self, operations: Sequence[WeightsOperation]) -> Generator[None, None, None]:
         """Within the block the operations are in force too."""

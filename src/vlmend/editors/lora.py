@@ -1,0 +1,92 @@
+"""LoRA: fit low-rank changes of linear layers to the corrected answers.
+
+Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685, section 4.1, as an editor: for a
+linear layer W [out, in] a change alpha/r B A is learnt, A [r, in] drawn at random and B [out, r] zero at the start, so
+that the first step begins at the unedited model. The loss is that of `ft`: the mean negative log-likelihood of the
+targets, end tokens included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vlmend.data.records import EditCase
+from vlmend.editors.base import check_cases, edit_of
+from vlmend.editors.fitting import answer_loss, descend
+from vlmend.edits.edit import Edit
+from vlmend.edits.ops import WeightOp
+from vlmend.models.parts import LayerSpec
+from vlmend.models.trace import added
+from vlmend.models.vlm import VLM
+
+__all__ = ["LoRA"]
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adaptation as an editor.
+
+    Attributes:
+        layers: which decoder layers ("late", "last", indices or depths).
+        modules: which modules in them, by role, or "connector", "vision"; every linear layer within is adapted.
+        rank: r.
+        alpha: the change is scaled by alpha / r.
+        steps: AdamW steps.
+        lr: learning rate.
+        stop_loss: stop when the loss is below it; 0 to take all steps.
+        seed: of the draw of A.
+    """
+
+    name: ClassVar[str] = "lora"
+
+    layers: LayerSpec = "late"
+    modules: tuple[str, ...] = ("attn.q", "attn.v", "mlp.down")
+    rank: int = 4
+    alpha: float = 8.0
+    steps: int = 30
+    lr: float = 5e-3
+    stop_loss: float = 0.02
+    seed: int = 0
+
+    def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
+        """Fit the factors to the cases' requests; the model is left bit for bit as it was.
+
+        Raises:
+            EditError: there are no cases, a request has no target, or the fit diverges.
+            PartsError: the model has no such layers or modules.
+        """
+        check_cases(cases)
+        prepared = vlm.prepare([case.request for case in cases])
+        linears = vlm.weights.linears(vlm.parts.modules(self.layers, self.modules))
+        draw = torch.Generator().manual_seed(self.seed)
+        factors = {name: self._factors(linear, draw) for name, linear in linears.items()}
+        with added({linears[name]: _product(left, right) for name, (left, right) in factors.items()}):
+            descend(
+                [factor for pair in factors.values() for factor in pair],
+                lambda: answer_loss(vlm.run(prepared, grad=True)),
+                steps=self.steps,
+                lr=self.lr,
+                stop_loss=self.stop_loss,
+            )
+        low_rank = {
+            name: (left.detach().to(linears[name].weight.dtype), right.detach().to(linears[name].weight.dtype))
+            for name, (left, right) in factors.items()
+        }
+        return edit_of(self, vlm, cases, [WeightOp.low_rank(low_rank)])
+
+    def _factors(self, linear: nn.Linear, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """B and alpha/r A, [out, r] and [r, in]: the edit stores them as they act."""
+        scale = self.alpha / self.rank
+        right = torch.randn(self.rank, linear.in_features, generator=draw) * scale / linear.in_features**0.5
+        left = torch.zeros(linear.out_features, self.rank)
+        device = linear.weight.device
+        return left.to(device).requires_grad_(True), right.to(device).requires_grad_(True)
+
+
+def _product(left: Tensor, right: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: (x.to(right.dtype) @ right.T @ left.T).to(x.dtype)

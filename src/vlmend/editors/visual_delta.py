@@ -1,0 +1,159 @@
+"""visual-delta: change what the decoder sees of one picture, by vectors fitted to the corrected answer.
+
+Nothing is trained beforehand and no weight is changed. For a picture i with requests (x, y), vectors d [S, D] are
+added to the output h of chosen decoder layers at the picture's S visual tokens, and fitted by gradient to
+
+    L(d) = mean over requests of 1/(N+1) sum_n -log p(y_n | i, x, y_<n; h + d)  +  keep_weight * KL(before || after)
+
+where the divergence (nats, mean over tokens) is taken along what the model itself says to some neutral questions about
+the picture, so that what else it sees there stays. Each vector's norm is at most ``size`` times the mean norm of the
+states it is added to. The edit is keyed to the picture's content: every other picture is untouched, bit for bit.
+
+That the visual representations of middle and late layers carry the answer is what VisEdit found (Chen et al., AAAI
+2025, arXiv 2408.09916, section 3); its editor, trained, is `vead`. This one is the training-free limit of the same
+idea: it cannot carry over to other pictures, and is meant to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vlmend.data.records import EditCase, Example
+from vlmend.editors.base import check_cases, edit_of
+from vlmend.editors.fitting import answer_loss, descend
+from vlmend.edits.edit import Edit
+from vlmend.edits.ops import Op
+from vlmend.edits.routes import Key, RouteOp
+from vlmend.edits.states import StateOp
+from vlmend.errors import EditError
+from vlmend.models.parts import LayerSpec
+from vlmend.models.prepared import Prepared
+from vlmend.models.trace import capture
+from vlmend.models.vlm import VLM
+
+__all__ = ["VisualDelta"]
+
+
+@dataclass(frozen=True)
+class VisualDelta:
+    """Vectors on a picture's visual states as an editor.
+
+    Attributes:
+        layers: after which decoder layers (names, indices or depths).
+        size: largest norm of a vector, as a multiple of the mean norm of the states at its layer.
+        steps: AdamW steps.
+        lr: learning rate, as a multiple of the mean absolute state at the layer.
+        stop_loss: stop when the loss is below it; 0 to take all steps.
+        keep: neutral questions whose answers should stay.
+        keep_weight: weight of their divergence; 0 to leave them out.
+        keep_tokens: longest answer to them, in tokens.
+    """
+
+    name: ClassVar[str] = "visual-delta"
+
+    layers: LayerSpec = 0.3
+    size: float = 0.5
+    steps: int = 40
+    lr: float = 0.1
+    stop_loss: float = 0.02
+    keep: tuple[str, ...] = ("Describe the picture.",)
+    keep_weight: float = 1.0
+    keep_tokens: int = 24
+
+    def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
+        """Fit vectors to each picture's requests; the model is left as it was.
+
+        Raises:
+            EditError: there are no cases, a request has no target or no picture, or the fit diverges.
+            PartsError: the model has no such layers.
+        """
+        check_cases(cases)
+        if blind := [case.id for case in cases if case.request.image is None]:
+            raise EditError(f"case '{blind[0]}' has no picture, whose visual states could be changed")
+        by_picture: dict[str, list[Example]] = {}
+        for case, row in zip(cases, vlm.prepare([case.request for case in cases]).rows, strict=True):
+            by_picture.setdefault(row.picture or "", []).append(case.request)
+        ops = [RouteOp(Key(picture=picture), self._fitted(vlm, asked)) for picture, asked in by_picture.items()]
+        return edit_of(self, vlm, cases, ops)
+
+    def _fitted(self, vlm: VLM, asked: Sequence[Example]) -> tuple[Op, ...]:
+        """The operations for one picture."""
+        prepared = vlm.prepare(asked)
+        kept = self._kept(vlm, asked[0])
+        before = [row.logits_NV.log_softmax(-1) for row in vlm.run(kept).rows]
+        shifts = self._shifts(vlm, prepared)
+
+        def loss_of() -> Tensor:
+            loss = answer_loss(vlm.run(prepared, ops=shifts, grad=True))
+            if len(kept):
+                after = [row.logits_NV.log_softmax(-1) for row in vlm.run(kept, ops=shifts, grad=True).rows]
+                moved = [(b.exp() * (b - a)).sum(-1).mean() for b, a in zip(before, after, strict=True)]
+                loss = loss + self.keep_weight * torch.stack(moved).mean()
+            return loss
+
+        descend(
+            [shift.scaled_SD for shift in shifts],
+            loss_of,
+            steps=self.steps,
+            lr=self.lr,
+            stop_loss=self.stop_loss,
+            after_step=lambda: _shorten(shifts, self.size),
+        )
+        return tuple(StateOp(shift.layer, torch.arange(len(shift.scaled_SD)), shift.delta_SD) for shift in shifts)
+
+    def _kept(self, vlm: VLM, example: Example) -> Prepared:
+        """Neutral questions about the picture, with the model's own answers."""
+        if not self.keep_weight:
+            return vlm.prepare([])
+        asked = [Example(question, example.image) for question in self.keep]
+        said = vlm.generate(vlm.prepare(asked), max_new_tokens=self.keep_tokens)
+        return vlm.prepare([Example(one.question, one.image, answer) for one, answer in zip(asked, said, strict=True)])
+
+    def _shifts(self, vlm: VLM, prepared: Prepared) -> list[_Shift]:
+        """Nothing yet at every chosen layer, in the measure of its states."""
+        layers = vlm.parts.layer_indices(self.layers)
+        one = prepared.take([0])
+        with capture({str(layer): vlm.parts.layers[layer] for layer in layers}) as calls:
+            vlm.run(one)
+        places = one.rows[0].visual_T.nonzero().flatten()
+        shifts: list[_Shift] = []
+        for layer, call in zip(layers, calls, strict=True):
+            states_SD = call.output[0, places.to(call.output.device)].float()
+            scale = float(states_SD.abs().mean())
+            length = float(states_SD.norm(dim=-1).mean()) / scale
+            shifts.append(_Shift(layer, torch.zeros_like(states_SD).requires_grad_(True), scale, length))
+        return shifts
+
+
+@dataclass(frozen=True, eq=False)
+class _Shift:
+    """Vectors that are being fitted, in units of ``scale``; the states have a mean norm of ``length`` units."""
+
+    layer: int
+    scaled_SD: Tensor
+    scale: float
+    length: float
+
+    @property
+    def delta_SD(self) -> Tensor:
+        return self.scaled_SD * self.scale
+
+    def check(self, layers: int, width: int) -> None:
+        """It is made for the model at hand."""
+
+    def change(self, states_TD: Tensor, visual_T: Tensor) -> Tensor:
+        positions = visual_T.nonzero().flatten().to(states_TD.device)
+        return states_TD.index_add(0, positions, self.delta_SD.to(states_TD.dtype))
+
+
+@torch.no_grad()
+def _shorten(shifts: Sequence[_Shift], size: float) -> None:
+    """Bring every vector down to ``size`` times the states' norm."""
+    for shift in shifts:
+        norms_S1 = shift.scaled_SD.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        shift.scaled_SD.mul_((size * shift.length / norms_S1).clamp(max=1.0))
