@@ -40,12 +40,12 @@ SkipMissingOption = Annotated[bool, typer.Option("--skip-missing", help="Leave o
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 
 
-def load_model(name: str) -> VLM:
-    """The model of that name, with a spinner while it loads."""
+def load_model(name: str, **how: Any) -> VLM:
+    """The model of that name, loaded as ``how`` says, with a spinner while it loads."""
     with working(f"Loading {name}"):
         import vlmend
 
-        return vlmend.load(name)
+        return vlmend.load(name, **how)
 
 
 def read_cases(path: Path, limit: int | None = None, *, skip_missing: bool = False) -> list[EditCase]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -27,7 +27,7 @@ def load(
     name: str | Path,
     *,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
     trust_remote_code: bool = False,
 ) -> VLM:
     """Load a vision-language model with its processor, find its parts and verify them.
@@ -35,7 +35,7 @@ def load(
     Args:
         name: a bundled model ("demo"), a folder, or a hub id.
         device: where to put it.
-        dtype: of its weights in memory.
+        dtype: of its weights in memory; "auto" for that of its files.
         trust_remote_code: run code that comes with a checkpoint.
 
     Raises:

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import vlmend
+from vlmend import FT
+
+
+@pytest.fixture
+def saved(llava, cases, tmp_path):
+    """Two edits in folders, made for pictures in files."""
+    folders = []
+    for index, case in enumerate(cases[:2]):
+        picture = tmp_path / f"{index}.png"
+        case.request.image.save(picture)
+        asked = replace(case, request=replace(case.request, image=picture), probes=())
+        edit = FT(steps=40, lr=5e-3, stop_loss=0.01).fit(llava, [asked])
+        folders.append(edit.save(tmp_path / "fixes" / case.id))
+    return folders
+
+
+def test_list_and_show(vlmend_cli, saved, tmp_path):
+    listed = vlmend_cli("edits", "list", tmp_path, "--json").document["edits"]
+    assert [one["folder"] for one in listed] == [str(folder) for folder in saved]
+    printed = vlmend_cli("edits", "list", tmp_path).stdout
+    assert all(words in printed for words in ("fixes/case-0", "place 0 ?", "red"))
+    shown = vlmend_cli("edits", "show", saved[0], "--json").document
+    assert shown == {key: value for key, value in listed[0].items() if key != "folder"}
+    assert shown["operations"][0]["kind"] == "weight"
+    assert shown["bytes"] > 0
+    assert "red" in vlmend_cli("edits", "show", saved[0]).stdout
+
+
+def test_verify(vlmend_cli, saved, tiny_folder, tmp_path):
+    done = vlmend_cli("edits", "verify", tiny_folder("llava"), *saved, "--json")
+    assert done.code == 0
+    found = done.document
+    assert found["holds"]
+    assert [one["requests"][0]["after"] for one in found["edits"]] == ["red", "three birds"]
+    (tmp_path / "1.png").unlink()
+    done = vlmend_cli("edits", "verify", tiny_folder("llava"), *saved)
+    assert done.code == 1
+    assert "case-1: 'what is at place 1 ?' was not asked: its picture is missing" in done.stdout
+    other = vlmend_cli("edits", "verify", tiny_folder("llava", 1), saved[0])
+    assert other.code == 2
+    assert "fingerprint" in other.stderr
+
+
+def test_diff_stack_and_merge(vlmend_cli, saved, tiny_folder, tmp_path):
+    found = vlmend_cli("edits", "diff", *saved, "--json").document
+    assert found["same_base"]
+    assert found["tensors"]
+    assert "Only the first: what is at place 0 ?" in vlmend_cli("edits", "diff", *saved).stdout
+    stack = tmp_path / "both"
+    assert vlmend_cli("edits", "stack", *saved, "--out", stack).code == 0
+    assert len(vlmend.Edit.load(stack).requests) == 2
+    merged = tmp_path / "merged"
+    assert vlmend_cli("edits", "merge", tiny_folder("llava"), stack, "--out", merged).code == 0
+    back = vlmend.load(merged)
+    edited = vlmend.load(tiny_folder("llava"))
+    with edited.using(vlmend.Edit.load(stack)):
+        assert back.answer(tmp_path / "0.png", "what is at place 0 ?") == edited.answer(
+            tmp_path / "0.png", "what is at place 0 ?"
+        )
+
+
+def test_nothing_there(vlmend_cli, tmp_path):
+    for words in (["list", tmp_path], ["show", tmp_path], ["stack", tmp_path, "--out", tmp_path / "x"]):
+        done = vlmend_cli("edits", *words)
+        assert done.code == 2
+        assert "holds no edit" in done.stderr
