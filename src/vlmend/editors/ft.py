@@ -63,11 +63,12 @@ class FT:
         check_cases(cases)
         prepared = vlm.prepare([case.request for case in cases])
         names = vlm.weights.named(vlm.parts.modules(self.layers, self.modules), matrices_only=True)
+        first = vlm.weights.depth(names)
         with vlm.weights.borrowed(names) as parameters:
             base = {name: parameter.detach().clone() for name, parameter in parameters.items()}
             descend(
                 list(parameters.values()),
-                lambda: answer_loss(vlm.run(prepared, grad=True)),
+                lambda: answer_loss(vlm.run(prepared, grad=True, first=first)),
                 steps=self.steps,
                 lr=self.lr,
                 stop_loss=self.stop_loss,

@@ -63,12 +63,13 @@ class LoRA:
         check_cases(cases)
         prepared = vlm.prepare([case.request for case in cases])
         linears = vlm.weights.linears(vlm.parts.modules(self.layers, self.modules))
+        first = vlm.weights.depth(linears)
         draw = torch.Generator().manual_seed(self.seed)
         factors = {name: self._factors(linear, draw) for name, linear in linears.items()}
         with added({linears[name]: _product(left, right) for name, (left, right) in factors.items()}):
             descend(
                 [factor for pair in factors.values() for factor in pair],
-                lambda: answer_loss(vlm.run(prepared, grad=True)),
+                lambda: answer_loss(vlm.run(prepared, grad=True, first=first)),
                 steps=self.steps,
                 lr=self.lr,
                 stop_loss=self.stop_loss,

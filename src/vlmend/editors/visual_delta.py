@@ -88,10 +88,12 @@ class VisualDelta:
         before = [row.logits_NV.log_softmax(-1) for row in vlm.run(kept).rows]
         shifts = self._shifts(vlm, prepared)
 
+        first = min(shift.layer for shift in shifts)
+
         def loss_of() -> Tensor:
-            loss = answer_loss(vlm.run(prepared, ops=shifts, grad=True))
+            loss = answer_loss(vlm.run(prepared, ops=shifts, grad=True, first=first))
             if len(kept):
-                after = [row.logits_NV.log_softmax(-1) for row in vlm.run(kept, ops=shifts, grad=True).rows]
+                after = [r.logits_NV.log_softmax(-1) for r in vlm.run(kept, ops=shifts, grad=True, first=first).rows]
                 moved = [(b.exp() * (b - a)).sum(-1).mean() for b, a in zip(before, after, strict=True)]
                 loss = loss + self.keep_weight * torch.stack(moved).mean()
             return loss

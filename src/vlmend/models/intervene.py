@@ -20,7 +20,7 @@ from vlmend.models.prepared import Row
 from vlmend.models.trace import rewritten
 from vlmend.models.weights import Weights, WeightsOperation
 
-__all__ = ["AnswerOperation", "Plan", "RouteOperation", "StateOperation", "acting", "check", "plan"]
+__all__ = ["AnswerOperation", "Plan", "RouteOperation", "StateOperation", "acting", "check", "depth", "plan"]
 
 
 @runtime_checkable
@@ -90,6 +90,20 @@ def plan(ops: Iterable[Any], row: Row) -> Plan:
         else:
             raise EditError(f"no executor for operations of kind {type(op).__name__}")
     return Plan(tuple(weights), tuple(states), answer)
+
+
+def depth(ops: Iterable[Any], weights: Weights) -> int:
+    """The first layer that operations act on: what comes before it does not depend on them."""
+    found = [
+        depth(op.inner, weights)
+        if isinstance(op, RouteOperation)
+        else weights.depth(op.names)
+        if isinstance(op, WeightsOperation)
+        else op.layer
+        for op in ops
+        if not isinstance(op, AnswerOperation)
+    ]
+    return min(found, default=weights.depth([]))
 
 
 def check(ops: Iterable[Any], parts: Parts, weights: Weights) -> None:

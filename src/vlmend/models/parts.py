@@ -93,6 +93,15 @@ class Parts:
             raise PartsError(f"there is no layer {item}: the decoder has {count} layers")
         return item % count
 
+    def depth_of(self, path: str) -> int:
+        """The layer that a module or parameter, by its path in memory, stands in: the number of layers for norm and
+        head, 0 for all that comes before the layers."""
+        owner = path.removeprefix(f"{self.paths['layers']}.").partition(".")[0]
+        if path.startswith(f"{self.paths['layers']}.") and owner.isdigit():
+            return int(owner)
+        after = any(f"{path}.".startswith(f"{self.paths[part]}.") for part in ("norm", "head"))
+        return len(self.layers) if after else 0
+
     def modules(self, layers: LayerSpec, roles: Sequence[str]) -> dict[str, nn.Module]:
         """Path -> module for every role; "vision", "connector", "head" and "norm" stand outside of the layers.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,19 +67,21 @@ class Prepared:
     """Examples ready to be run, in their order.
 
     ``pictures`` holds the processor's tensors of every distinct picture; ``features`` what the vision encoder made of
-    them, and of which state of its weights that is.
+    them, and of which state of its weights that is; ``below`` what layers handed on in earlier runs of these rows
+    (`resume.py`).
     """
 
     rows: tuple[Row, ...]
     pictures: dict[str, dict[str, Tensor]]
     features: Features = field(default_factory=lambda: Features())
+    below: dict[Any, Any] = field(default_factory=dict[Any, Any])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, indices: Sequence[int]) -> Prepared:
         """Some of the rows; pictures and features are shared."""
-        return Prepared(tuple(self.rows[index] for index in indices), self.pictures, self.features)
+        return replace(self, rows=tuple(self.rows[index] for index in indices))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,14 +15,18 @@ __all__ = ["Call", "added", "altered", "capture", "first_tensor", "rewritten"]
 class Call:
     """One call of a watched module.
 
-    ``input`` is its first tensor argument, ``output`` what it returned, both as they are (not copied, not detached).
+    ``args`` and ``kwargs`` are its arguments, ``input`` the first tensor among them, ``output`` what it returned, all
+    as they are (not copied, not detached).
     """
 
-    __slots__ = ("input", "name", "output")
+    __slots__ = ("args", "input", "kwargs", "name", "output")
 
-    def __init__(self, name: str, input: Tensor | None, output: Any) -> None:
+    def __init__(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        source = first_tensor(args)
         self.name = name
-        self.input = input
+        self.args = args
+        self.kwargs = kwargs
+        self.input = first_tensor(kwargs) if source is None else source
         self.output = output
 
 
@@ -42,8 +46,7 @@ def capture(modules: Mapping[str, nn.Module]) -> Generator[list[Call], None, Non
 
     def recorder(name: str) -> Callable[..., None]:
         def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            source = first_tensor(args)
-            calls.append(Call(name, first_tensor(kwargs) if source is None else source, output))
+            calls.append(Call(name, args, kwargs, output))
 
         return record
 

@@ -19,10 +19,11 @@ from transformers import GenerationConfig
 
 from vlmend.errors import EditError, FingerprintError
 from vlmend.models.feed import feeder_of
-from vlmend.models.intervene import Plan, acting, check, plan
+from vlmend.models.intervene import Plan, acting, check, depth, plan
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Asked, Prepared, Preparer, Row
 from vlmend.models.prompts import Prompter
+from vlmend.models.resume import Below, record
 from vlmend.models.tensors import fingerprint
 from vlmend.models.weights import Folded, Weights, WeightsOperation
 
@@ -122,7 +123,7 @@ class VLM:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.parts = parts
-        self.weights = Weights(model)
+        self.weights = Weights(model, parts)
         self.batch_rows = 32
         self._active: list[Active] = []
         self._ends = _end_tokens(model, self.tokenizer)
@@ -147,7 +148,15 @@ class VLM:
         """
         return self._preparer.prepare(examples)
 
-    def run(self, prepared: Prepared, edits: Edits = None, *, ops: Sequence[Any] = (), grad: bool = False) -> RunOutput:
+    def run(
+        self,
+        prepared: Prepared,
+        edits: Edits = None,
+        *,
+        ops: Sequence[Any] = (),
+        grad: bool = False,
+        first: int | None = None,
+    ) -> RunOutput:
         """Teacher-forced logits at the answers' positions, padded batches inside.
 
         Args:
@@ -155,30 +164,52 @@ class VLM:
             edits: in force for all rows, or one for each row, on top of those already in force.
             ops: operations that act on all rows after these: those of an edit that is being made.
             grad: keep the graph, so that gradients reach whatever requires them.
+            first: the first layer that this run and others of the same rows may differ in. What is below is run once
+                and kept with ``prepared``; a change of weights there is noticed, of hooks it is not. See
+                ``first_layer``.
         """
         plans = self._plans(prepared, edits, ops)
         outputs: dict[int, RowOutput] = {}
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.set_grad_enabled(grad):
                 for some in self._chunks(indices, prepared):
-                    batch = self._run_batch(prepared.take(some), [plans[index] for index in some])
+                    batch = self._run_batch(prepared.take(some), [plans[index] for index in some], first or 0)
                     outputs.update(zip(some, batch, strict=True))
         for index, one in enumerate(plans):
             if one.answer is not None:
                 outputs[index] = self._said(prepared.rows[index], one.answer)
         return RunOutput(tuple(outputs[index] for index in range(len(prepared))))
 
-    def _run_batch(self, prepared: Prepared, plans: Sequence[Plan]) -> list[RowOutput]:
-        batch = self._preparer.batch(prepared.rows, with_targets=True)
+    def first_layer(self, ops: Sequence[Any]) -> int:
+        """The first layer that operations act on; runs with and without them are equal below it."""
+        return min(depth(ops, self.weights), len(self.parts.layers))
+
+    def _run_batch(self, prepared: Prepared, plans: Sequence[Plan], first: int) -> list[RowOutput]:
         keep = max(len(row.target_N) for row in prepared.rows) + 1
         with acting(self.parts, prepared.rows, plans, with_targets=True):
-            logits_BKV = self._feeder.logits(batch, prepared, keep).float()
+            logits_BKV = self._logits(prepared, keep, first).float()
         outputs: list[RowOutput] = []
         for row, logits_KV in zip(prepared.rows, logits_BKV, strict=True):
             count = len(row.target_N)
             logits_NV = logits_KV[keep - 1 - count : keep - 1]
             outputs.append(RowOutput(logits_NV, row.target_N.to(logits_NV.device), row.answer_length))
         return outputs
+
+    def _logits(self, prepared: Prepared, keep: int, first: int) -> Tensor:
+        """Logits of the last positions; from layer ``first`` on, if what is below has been run before."""
+
+        def run() -> Tensor:
+            return self._feeder.logits(self._preparer.batch(prepared.rows, with_targets=True), prepared, keep)
+
+        if first == 0:
+            return run()
+        key = (first, *map(id, prepared.rows))
+        state = self.weights.state_below(first)
+        below: Below | None = prepared.below.get(key)
+        if below is not None and below.state == state:
+            return below.logits(self.parts, keep) if below.exact else run()
+        logits_BKV, prepared.below[key] = record(self.parts, first, prepared.rows, state, run)
+        return logits_BKV
 
     def generate(
         self, prepared: Prepared, edits: Edits = None, *, ops: Sequence[Any] = (), max_new_tokens: int = 32

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from vlmend.errors import EditError
+from vlmend.models.parts import Parts
 from vlmend.models.tensors import disk_names
 
 __all__ = ["Folded", "Weights", "WeightsOperation"]
+
+_NOWHERE = 1 << 30
 
 
 @runtime_checkable
@@ -51,9 +54,13 @@ class Folded:
 class Weights:
     """The weights of one model, by on-disk name."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, parts: Parts) -> None:
         self._memory = disk_names(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._depths: dict[int, int] = {}
+        for path, parameter in parameters.items():  # a tied tensor stands where it is used first
+            self._depths[id(parameter)] = min(parts.depth_of(path), self._depths.get(id(parameter), len(parts.layers)))
+        self._all = list({id(parameter): parameter for parameter in parameters.values()}.values())
         self._parameters = {disk: parameters[name] for disk, name in self._memory.items()}
         self._disk = {name: disk for disk, name in self._memory.items()}
         self._pristine: dict[int, Tensor] = {}
@@ -157,6 +164,15 @@ class Weights:
         if not found:
             raise EditError(f"there is no linear layer in {', '.join(modules)}")
         return found
+
+    def depth(self, names: Iterable[str]) -> int:
+        """The first layer that has one of the tensors; 0 if one comes before the layers, a large number for none."""
+        return min((self._depths[id(self._parameters[name])] for name in names), default=_NOWHERE)
+
+    def state_below(self, layer: int) -> int:
+        """A number that is raised by every change, by whomever, of what comes before a layer."""
+        # Every change in place raises a tensor's version: equal sums mean untouched weights.
+        return sum(parameter._version for parameter in self._all if self._depths[id(parameter)] < layer)
 
     @contextmanager
     def folded(self, operations: Sequence[WeightsOperation]) -> Generator[None, None, None]:

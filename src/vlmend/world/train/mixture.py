@@ -23,6 +23,11 @@ SCENES = {
 FLAGS = {"name": 5.0, "hop": 7.0, "bridge": 3.0, "symbol": 0.7, "symbol_colour": 0.7, "colour": 0.4, "exist": 0.4}
 CAPTIONS: dict[Form, float] = {"short": 0.55, "list": 0.2, "detailed": 0.25}
 
+ENDS_WITH_THERE = ("colour", "pattern", "which", "count", "howmany", "neighbour")
+THERE = 0.15
+"""How often these questions end with "there", which is no sign then that yes or no is wanted. Corners are left out:
+"where do you see the lamp there?" is held out, and was answered "yes" without this."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -91,7 +96,10 @@ class Mixture:
         kinds, weights = list(shares), list(shares.values())
         while True:
             if q := ask(scene, rng.choices(kinds, weights)[0], rng):
-                return Turn(q.put(rng, plain=stage.plain), q.answer, q.kind)
+                words = q.put(rng, plain=stage.plain)
+                if q.kind in ENDS_WITH_THERE and rng.random() < THERE and "there" not in words:
+                    words = f"{words[:-1]} there{words[-1]}"
+                return Turn(words, q.answer, q.kind)
 
     def caption(self, scene: Scene, form: Form, rng: random.Random, stage: Stage) -> Turn:
         """A caption; for a third of the flags a new name told in context instead."""

@@ -1,0 +1,99 @@
+"""A run that starts in the middle gives what a whole run gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vlmend import VLM, Edit, Example, WeightOp
+from vlmend.edits.states import StateOp
+from vlmend.models.trace import capture
+
+
+@pytest.fixture
+def examples(picture):
+    return [
+        Example("what colour is the cup ?", picture(1), "red"),
+        Example("is there a dog in the picture ? say so", picture(2), "no , there is a cat"),
+    ]
+
+
+def late_edit(vlm: VLM, layer: int) -> Edit:
+    """Changes of weights and of states from a layer on."""
+    names = vlm.weights.named(vlm.parts.modules([layer], ["mlp.down", "attn.v"]), matrices_only=True)
+    maker = torch.Generator().manual_seed(layer)
+    noise = {name: 0.3 * torch.randn(weight.shape, generator=maker) for name, weight in names.items()}
+    width = len(vlm.parts.norm.weight)
+    state = StateOp(layer, torch.tensor([0, 3]), torch.randn(2, width, generator=maker))
+    return Edit(vlm.fingerprint, (WeightOp.deltas(noise), state))
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_equals_the_whole_run(vlm: VLM, examples, layer):
+    edit = late_edit(vlm, layer)
+    assert vlm.first_layer(edit.ops) == layer
+    prepared, fresh = vlm.prepare(examples), vlm.prepare(examples)
+    vlm.run(prepared, first=layer)
+    for given in (None, edit, None):
+        with capture({"below": vlm.parts.layers[layer - 1], "above": vlm.parts.layers[layer]}) as calls:
+            now = vlm.run(prepared, given, first=layer).rows
+        assert [call.name for call in calls] == ["above"]
+        for mine, whole in zip(now, vlm.run(fresh, given).rows, strict=True):
+            torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-6, rtol=1e-6)
+
+
+def test_begins_at_the_norm(vlm: VLM, examples):
+    last = len(vlm.parts.layers)
+    prepared = vlm.prepare(examples)
+    whole = vlm.run(prepared).rows
+    for _ in range(2):
+        for mine, row in zip(vlm.run(prepared, first=last).rows, whole, strict=True):
+            torch.testing.assert_close(mine.logits_NV, row.logits_NV, atol=1e-6, rtol=1e-6)
+
+
+def test_gradients_are_those_of_the_whole_run(vlm: VLM, examples):
+    names = vlm.weights.named(vlm.parts.modules([2], ["mlp.down"]), matrices_only=True)
+    prepared = vlm.prepare(examples)
+    found = []
+    for first in (None, 2, 2):
+        with vlm.weights.borrowed(names) as parameters:
+            sum(row.logits_NV.logsumexp(-1).sum() for row in vlm.run(prepared, grad=True, first=first).rows).backward()
+            found.append([parameter.grad.clone() for parameter in parameters.values()])
+    for other in found[1:]:
+        for mine, whole in zip(other, found[0], strict=True):
+            torch.testing.assert_close(mine, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_change_below_is_noticed(llava: VLM, examples):
+    prepared = llava.prepare(examples)
+    llava.run(prepared, first=3)
+    early = late_edit(llava, 1)
+    now = llava.run(prepared, early, first=3).rows
+    for mine, whole in zip(now, llava.run(llava.prepare(examples), early).rows, strict=True):
+        assert torch.equal(mine.logits_NV, whole.logits_NV) or torch.allclose(mine.logits_NV, whole.logits_NV)
+    base = llava.run(llava.prepare(examples)).rows
+    assert not torch.allclose(now[0].logits_NV, base[0].logits_NV, atol=1e-2)
+    again = llava.run(prepared, first=3).rows
+    for mine, whole in zip(again, base, strict=True):
+        torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-6, rtol=1e-6)
+
+
+def test_capped_logits_take_the_whole_way(llava: VLM, examples, monkeypatch):
+    """Where norm and head are not all that follows the layers, nothing is started in the middle."""
+    plain = llava._feeder.logits
+    monkeypatch.setattr(llava._feeder, "logits", lambda *given: torch.tanh(plain(*given) / 5.0) * 5.0)
+    prepared = llava.prepare(examples)
+    for _ in range(2):
+        for mine in llava.run(prepared, first=3).rows:
+            assert float(mine.logits_NV.abs().max()) < 5.0
+
+
+def test_depths(vlm: VLM):
+    weights, count = vlm.weights, len(vlm.parts.layers)
+    for layer in (0, count - 1):
+        assert weights.depth(weights.named(vlm.parts.modules([layer], ["mlp", "attn"]))) == layer
+    assert weights.depth(weights.named(vlm.parts.modules("all", ["norm"]))) == count
+    assert weights.depth(weights.named(vlm.parts.modules("all", ["connector"]))) == 0
+    tied = vlm.parts.head.weight is vlm.parts.embed.weight
+    assert weights.depth(weights.named(vlm.parts.modules("all", ["head"]))) == (0 if tied else count)
+    assert vlm.first_layer([]) == count
