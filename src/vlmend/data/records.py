@@ -10,6 +10,7 @@ from PIL import Image
 __all__ = [
     "IMAGE_GENERALITY",
     "IMAGE_LOCALITY",
+    "PORTABILITY",
     "TEXT_GENERALITY",
     "TEXT_LOCALITY",
     "EditCase",
@@ -21,6 +22,7 @@ TEXT_GENERALITY = "text_generality"
 IMAGE_GENERALITY = "image_generality"
 TEXT_LOCALITY = "text_locality"
 IMAGE_LOCALITY = "image_locality"
+PORTABILITY = "portability"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +47,25 @@ class Example:
 class Probe:
     """An example asked to see what an edit did.
 
-    ``kind`` says what is expected: at ``*_generality`` the edit's target, at ``*_locality`` what the model said before.
+    ``kind`` says what is expected: at ``*_generality`` the edit's target, at ``*_locality`` what the model said before,
+    at ``portability`` what follows from the edited fact and others. ``hops`` is how many other facts that takes, and
+    ``premises`` are those facts where the file tells them, as questions with answers. ``notes`` is what else the file
+    says of the probe: (field, JSON text).
     """
 
     kind: str
     example: Example
+    hops: int | None = None
+    premises: tuple[Example, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EditCase:
     """One wrong answer to be mended, with the probes that measure its side effects.
 
-    ``request.answer`` is the target; ``rejected`` is what the model said; ``source`` is where the case comes from.
+    ``request.answer`` is the target; ``rejected`` is what the model said; ``source`` is where the case comes from;
+    ``notes`` is what else the file says of it: (field, JSON text).
     """
 
     id: str
@@ -64,6 +73,7 @@ class EditCase:
     rejected: str | None = None
     probes: tuple[Probe, ...] = ()
     source: str | None = None
+    notes: tuple[tuple[str, str], ...] = ()
 
     def probes_of(self, kind: str) -> tuple[Probe, ...]:
         """The probes of one kind, in their order."""

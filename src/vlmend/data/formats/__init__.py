@@ -1,17 +1,62 @@
-"""File formats of edit cases: one small file per published format, into records and back."""
+"""File formats of edit cases: one small file per format, into records and back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-from vlmend.data.formats import mmedit
-from vlmend.data.formats.files import json_records
+from vlmend.data.formats import mmedit, plain, vlkeb
+from vlmend.data.formats.files import Record, read_records
 from vlmend.data.records import EditCase
 from vlmend.errors import DataError
 
-__all__ = ["mmedit", "read"]
+__all__ = ["Format", "mmedit", "plain", "read", "recognise", "vlkeb"]
 
-_FORMATS = (mmedit,)
+
+class Format(Protocol):
+    """What each format's module has."""
+
+    NAME: str
+
+    def matches(self, records: Sequence[Record]) -> bool:
+        """Whether a file with these records (at least one) is of this format."""
+        ...
+
+    def read(
+        self,
+        path: Path | str,
+        images: Path | str | None = None,
+        *,
+        skip_missing: bool = False,
+        check_images: bool = True,
+    ) -> list[EditCase]:
+        """The cases in a file."""
+        ...
+
+    def write(self, cases: Sequence[EditCase], path: Path | str) -> None:
+        """Write cases so that ``read`` gives them back."""
+        ...
+
+
+_FORMATS: tuple[Format, ...] = (vlkeb, mmedit, plain)
+
+
+def recognise(path: Path | str) -> Format:
+    """The first format that a file's records are of.
+
+    Raises:
+        DataError: the file cannot be read, has no record, or its fields are of no known format.
+    """
+    path = Path(path)
+    records = read_records(path)
+    if not records:
+        raise DataError("a list of at least one record was expected", path=path)
+    for form in _FORMATS:
+        if form.matches(records):
+            return form
+    fields = ", ".join(map(str, records[0].fields))
+    raise DataError(f"its fields ({fields}) are of no known format", path=path, record=0)
 
 
 def read(
@@ -26,15 +71,7 @@ def read(
         check_images: whether to look for the pictures at all.
 
     Raises:
-        DataError: the file cannot be read or its format is not known.
+        DataError: the file cannot be read, its format is not known, or a record is not as it should be.
         MissingImageError: pictures are missing.
     """
-    path = Path(path)
-    records = json_records(path)
-    first = records[0] if records else None
-    if not isinstance(first, dict):
-        raise DataError("a list of at least one record was expected", path=path)
-    for form in _FORMATS:
-        if form.matches(first):
-            return form.read(path, images, skip_missing=skip_missing, check_images=check_images)
-    raise DataError(f"its fields ({', '.join(map(str, first))}) are of no known format", path=path, record=0)
+    return recognise(path).read(path, images, skip_missing=skip_missing, check_images=check_images)

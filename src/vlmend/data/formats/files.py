@@ -1,28 +1,187 @@
-"""Reading the JSON lists that most formats are."""
+"""Files as lists of records: JSON, JSON lines and CSV, whatever their fields mean."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmend.errors import DataError
 
-__all__ = ["json_records"]
+__all__ = ["SEPARATOR", "Record", "read_records", "save"]
+
+SEPARATOR = "|"
+"""Between several values in one cell of a CSV file."""
 
 
-def json_records(path: Path) -> list[Any]:
-    """The list in a JSON file.
+@dataclass(frozen=True)
+class Record:
+    """One record as it stands in a file.
+
+    ``line`` is where it starts, in files that have a record per line. ``cells``: its values are cells of a table, so
+    that an empty one is absent and several values are written ``a | b``, or as a JSON list. ``inside`` names the field
+    that a record within a record is the value of.
+    """
+
+    path: Path
+    index: int
+    fields: Mapping[str, Any]
+    line: int | None = None
+    cells: bool = False
+    inside: str = ""
+
+    def error(self, problem: str, field: str | None = None) -> DataError:
+        """An error that names the file, this record and the field."""
+        place = self.inside + (field or "")
+        if self.line is not None:
+            problem += f" (line {self.line})"
+        return DataError(problem, path=self.path, record=self.index, field=place.rstrip(".") or None)
+
+    def text(self, field: str, *, needed: bool = False) -> str:
+        """A string; empty where there is none.
+
+        Raises:
+            DataError: it is something else, or it is ``needed`` and missing or empty.
+        """
+        if needed and field not in self.fields:
+            raise self.error("is missing", field)
+        value = self.fields.get(field, "")
+        if not isinstance(value, str):
+            raise self.error(f"a string was expected, not {_shown(value)}", field)
+        if needed and not value:
+            raise self.error("is empty", field)
+        return value
+
+    def texts(self, field: str) -> tuple[str, ...]:
+        """A list of strings, or one string that stands for such a list."""
+        value = self.fields.get(field, "")
+        if isinstance(value, str) and self.cells and value.startswith("["):
+            value = self.value(field)
+        elif isinstance(value, str):
+            parts = [part.strip() for part in value.split(SEPARATOR)] if self.cells else [value]
+            return tuple(part for part in parts if part)
+        if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+            raise self.error(f"a list of strings was expected, not {_shown(value)}", field)
+        return tuple(value)
+
+    def value(self, field: str) -> Any:
+        """A value of any kind, ``None`` where there is none; a cell holds it as JSON."""
+        value = self.fields.get(field)
+        if not self.cells:
+            return value
+        try:
+            return json.loads(value) if value else None
+        except (ValueError, RecursionError) as error:
+            raise self.error(f"is not JSON: {error}", field) from error
+
+    def records(self, field: str) -> Iterator[Record]:
+        """The records in a list within this one."""
+        value = self.value(field)
+        if value is not None and not isinstance(value, list):
+            raise self.error(f"a list was expected, not {_shown(value)}", field)
+        for index, one in enumerate(value or ()):
+            yield self.record(f"{field}[{index}]", one)
+
+    def record(self, field: str, value: Any) -> Record:
+        """A record within this one: ``value``, which stands at ``field``."""
+        if not isinstance(value, dict):
+            raise self.error(f"an object was expected, not {_shown(value)}", field)
+        return Record(self.path, self.index, value, self.line, inside=f"{self.inside}{field}.")
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a file; its name says whether it is JSON lines, a table or (any other) one JSON list.
 
     Raises:
-        DataError: the file cannot be read, is not JSON, or holds something else.
+        DataError: the file cannot be read, is not what its name says, or holds something that is no record.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            content = file.read()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", path=path) from error
     except ValueError as error:
-        raise DataError(f"is not JSON: {error}", path=path) from error
-    if not isinstance(content, list):
-        raise DataError(f"a list of records was expected, not {type(content).__name__}", path=path)
-    return content
+        raise DataError(f"is not UTF-8 text: {error}", path=path) from error
+    return list(_READERS.get(path.suffix.lower(), _listed)(path, content))
+
+
+def save(path: Path, content: str) -> None:
+    """Write a file whole or not at all, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            file.write(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _listed(path: Path, content: str) -> Iterator[Record]:
+    found = _parsed(content, path, "")
+    if not isinstance(found, list):
+        raise DataError(f"a list of records was expected, not {type(found).__name__}", path=path)
+    if found and not isinstance(found[0], dict):
+        raise DataError(f"a list of at least one record was expected, not of {type(found[0]).__name__}", path=path)
+    for index, fields in enumerate(found):
+        yield _record(path, index, fields)
+
+
+def _lines(path: Path, content: str) -> Iterator[Record]:
+    # Not splitlines(): a JSON string may hold U+2028 and its like.
+    numbered = ((number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip())
+    for index, (number, line) in enumerate(numbered):
+        yield _record(path, index, _parsed(line, path, f"line {number} "), number)
+
+
+def _table(path: Path, content: str) -> Iterator[Record]:
+    header = content.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    rows = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        names = [name.strip() for name in next(rows, [])]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError("stands twice in the header", path=path, field=twice[0])
+        index, line = 0, rows.line_num + 1
+        for row in rows:
+            if any(cell.strip() for cell in row):
+                if len(row) != len(names):
+                    problem = f"{len(row)} cells instead of the header's {len(names)} (line {line})"
+                    raise DataError(problem, path=path, record=index)
+                fields = {name: cell for name, cell in zip(names, row, strict=True) if name or cell}
+                yield Record(path, index, fields, line, cells=True)
+                index += 1
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"line {rows.line_num} is not CSV: {error}", path=path) from error
+
+
+_READERS: Mapping[str, Callable[[Path, str], Iterator[Record]]] = {
+    ".jsonl": _lines,
+    ".ndjson": _lines,
+    ".csv": _table,
+    ".tsv": _table,
+}
+
+
+def _record(path: Path, index: int, fields: Any, line: int | None = None) -> Record:
+    if not isinstance(fields, dict):
+        where = "" if line is None else f" (line {line})"
+        raise DataError(f"an object was expected, not {type(fields).__name__}{where}", path=path, record=index)
+    return Record(path, index, fields, line)
+
+
+def _parsed(content: str, path: Path, where: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}is not JSON: {error}", path=path) from error
+
+
+def _shown(value: Any) -> str:
+    words = repr(value)
+    return words if len(words) <= 40 else f"{words[:40]}…"

@@ -1,0 +1,56 @@
+"""The picture files that examples and cases name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vlmend.data.records import EditCase, Example
+
+__all__ = ["case_files", "examples_of", "picture_count", "picture_files", "relocated"]
+
+
+def picture_files(example: Example) -> tuple[Path, ...]:
+    """The files of an example's pictures, in their order; pictures in memory have none."""
+    return tuple(picture for picture in _pictures(example) if isinstance(picture, Path))
+
+
+def picture_count(example: Example) -> int:
+    """How many pictures an example has, in files or in memory."""
+    return sum(picture is not None for picture in _pictures(example))
+
+
+def examples_of(case: EditCase) -> Iterator[Example]:
+    """Everything a case asks: the request, its probes and what they rest on."""
+    yield case.request
+    for probe in case.probes:
+        yield probe.example
+        yield from probe.premises
+
+
+def case_files(case: EditCase) -> tuple[Path, ...]:
+    """The files of all pictures of a case, each once, in their order."""
+    return tuple(dict.fromkeys(file for example in examples_of(case) for file in picture_files(example)))
+
+
+def relocated(case: EditCase, place: Callable[[Path], Path]) -> EditCase:
+    """The same case with every picture file named as ``place`` says."""
+
+    def moved(example: Example) -> Example:
+        given: Any = example.image
+        if isinstance(given, tuple):
+            return replace(example, image=tuple(place(one) if isinstance(one, Path) else one for one in given))
+        return replace(example, image=place(given)) if isinstance(given, Path) else example
+
+    probes = (
+        replace(probe, example=moved(probe.example), premises=tuple(map(moved, probe.premises)))
+        for probe in case.probes
+    )
+    return replace(case, request=moved(case.request), probes=tuple(probes))
+
+
+def _pictures(example: Example) -> tuple[Any, ...]:
+    given: Any = example.image
+    return given if isinstance(given, tuple) else (given,)
