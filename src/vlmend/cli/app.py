@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlmend import __version__
-from vlmend.cli import ask, bench, demo, doctor, edit, edits, world
+from vlmend.cli import ask, bench, data, demo, doctor, edit, edits, world
 from vlmend.cli.console import complain
 from vlmend.errors import VlmendError
 
@@ -64,5 +64,6 @@ app.command()(ask.ask)
 app.command()(edit.edit)
 app.command()(bench.bench)
 app.command()(doctor.doctor)
+app.add_typer(data.app, name="data")
 app.add_typer(edits.app, name="edits")
 app.add_typer(world.app, name="world")

@@ -1,0 +1,141 @@
+"""`vlmend data`: what is in a file of cases, and what a training file gives away of an evaluation file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlmend.cli.arguments import CasesArgument
+from vlmend.cli.console import JsonFlag, Reply, replying, working
+from vlmend.cli.tables import quiet_table
+
+if TYPE_CHECKING:
+    from vlmend.data.splits import Leak, Split
+    from vlmend.data.summary import Summary
+
+app = typer.Typer(help="Files of edit cases: what is in them, and what they give away.", no_args_is_help=True)
+
+ImagesOption = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="What image paths are relative to; the file's folder by default.")
+]
+
+SHOWN = 5
+
+
+@app.command()
+def summary(file: CasesArgument, images: ImagesOption = None, as_json: JsonFlag = False) -> None:
+    """Count a file's cases, probes, pictures, answers and duplicates."""
+    with replying(as_json) as reply:
+        from vlmend.data.formats import recognise
+        from vlmend.data.summary import summarise
+
+        with working(f"Reading {file}"):
+            form = recognise(file)
+            found = summarise(form.read(file, images, check_images=False))
+        _show_summary(reply, file, form.NAME, found)
+        reply.document = {"file": str(file), "format": form.NAME, **asdict(found)}
+
+
+@app.command("leaks")
+def find_leaks(
+    train: Annotated[Path, typer.Argument(metavar="TRAIN", help="The cases an editor is trained on.")],
+    evaluation: Annotated[Path, typer.Argument(metavar="EVAL", help="The cases it is evaluated on.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write TRAIN here, in its format, without what leaks.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find what evaluation cases share with training cases, and write a training file without it.
+
+    Pictures are the same when both files name them alike.
+    """
+    with replying(as_json) as reply:
+        from vlmend.data.formats import recognise
+        from vlmend.data.pictures import relocated
+        from vlmend.data.splits import drop, leaks
+
+        with working("Comparing"):
+            form = recognise(train)
+            # Read from the same empty root, so that pictures compare by what the files call them.
+            cases = form.read(train, Path(), check_images=False)
+            held = recognise(evaluation).read(evaluation, Path(), check_images=False)
+            found = leaks(cases, held)
+            split = drop(cases, held) if out else None
+            if out and split:
+                form.write([relocated(case, lambda file: train.parent / file) for case in split.train], out)
+        _show_leaks(reply, f"{evaluation.name} ({len(held)} cases) in {train.name} ({len(cases)} cases)", found)
+        if split:
+            _show_split(reply, len(cases), split, out)
+        reply.document = {
+            "train": {"file": str(train), "cases": len(cases)},
+            "evaluation": {"file": str(evaluation), "cases": len(held)},
+            "leaks": [asdict(leak) for leak in found],
+            "out": None if split is None else _split_document(split, out),
+        }
+
+
+def _show_summary(reply: Reply, file: Path, name: str, found: Summary) -> None:
+    reply.line(f"{file}: {found.cases} cases, {name} format")
+    table = quiet_table("What is asked", "")
+    for column in ("Number", "Answers, words", "Longest"):
+        table.add_column(column, justify="right")
+    for kind in found.kinds:
+        words = (f"{kind.mean_words:.1f}", str(kind.most_words)) if kind.answers else ("–", "–")
+        table.add_row(kind.kind.replace("_", " "), str(kind.count), *words)
+    reply.say("", table)
+    facts = quiet_table("Pictures and repetitions", "")
+    facts.add_column("Number", justify="right")
+    rows = (
+        ("pictures named", found.pictures),
+        ("pictures missing", len(found.missing)),
+        ("edits without target", len(found.without_target)),
+        ("edits asked twice (same picture, same question)", len(found.repeated)),
+        ("edits that share their picture with another edit", found.sharing_picture),
+        ("pictures so shared", found.shared_pictures),
+    )
+    for label, number in rows:
+        facts.add_row(label, str(number))
+    reply.say(facts)
+    _list(reply, "missing", found.missing)
+    _list(reply, "without target", found.without_target)
+    _list(reply, "asked twice", found.repeated)
+
+
+def _list(reply: Reply, what: str, names: tuple[str, ...]) -> None:
+    for name in names[:SHOWN]:
+        reply.line(f"{what}: {name}")
+    if len(names) > SHOWN:
+        reply.line(f"{what}: {len(names) - SHOWN} more (--json lists all)")
+
+
+def _show_leaks(reply: Reply, title: str, found: tuple[Leak, ...]) -> None:
+    table = quiet_table(title, "Item of the evaluation case")
+    for column in ("Cases with one", "Same item in training", "Seen there in any role"):
+        table.add_column(column, justify="right")
+    for leak in found:
+        counts = (len(leak.cases), len(leak.seen))
+        table.add_row(leak.role.replace("_", " "), str(leak.of), *(_share(count, leak.of) for count in counts))
+    reply.say(table)
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count}  ({100 * count / of:3.0f} %)" if count else "–"
+
+
+def _show_split(reply: Reply, before: int, split: Split, out: Path | None) -> None:
+    reply.line(f"{out}: {len(split.train)} of {before} training cases")
+    for (role, why), count in _reasons(split).items():
+        reply.line(f"  {role.replace('_', ' ')}: {count} times {why}")
+
+
+def _reasons(split: Split) -> dict[tuple[str, str], int]:
+    from collections import Counter
+
+    return dict(Counter((one.role, one.why) for one in split.dropped))
+
+
+def _split_document(split: Split, out: Path | None) -> dict[str, Any]:
+    return {"file": str(out), "cases": len(split.train), "dropped": [asdict(one) for one in split.dropped]}
