@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,8 @@ from vlmend.cli.console import JsonFlag, Reply, replying, working
 from vlmend.cli.tables import quiet_table
 
 if TYPE_CHECKING:
+    from vlmend.data.formats import Format
+    from vlmend.data.records import EditCase
     from vlmend.data.splits import Leak, Split
     from vlmend.data.summary import Summary
 
@@ -46,27 +49,26 @@ def find_leaks(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write TRAIN here, in its format, without what leaks.")
     ] = None,
+    images: ImagesOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Find what evaluation cases share with training cases, and write a training file without it.
 
-    Pictures are the same when both files name them alike.
+    Pictures are the same when they are the same file; where the two name no file in common, when they are named alike.
     """
     with replying(as_json) as reply:
-        from vlmend.data.formats import recognise
         from vlmend.data.pictures import relocated
         from vlmend.data.splits import drop, leaks
 
         with working("Comparing"):
-            form = recognise(train)
-            # Read from the same empty root, so that pictures compare by what the files call them.
-            cases = form.read(train, Path(), check_images=False)
-            held = recognise(evaluation).read(evaluation, Path(), check_images=False)
+            form, cases, held = _read_both(train, evaluation, images)
             found = leaks(cases, held)
             split = drop(cases, held) if out else None
             if out and split:
-                form.write([relocated(case, lambda file: train.parent / file) for case in split.train], out)
-        _show_leaks(reply, f"{evaluation.name} ({len(held)} cases) in {train.name} ({len(cases)} cases)", found)
+                root = images or train.parent
+                form.write([relocated(case, lambda file: root / file) for case in split.train], out)
+        reply.line(f"{evaluation}: {len(held)} cases, against {len(cases)} of {train}")
+        _show_leaks(reply, found)
         if split:
             _show_split(reply, len(cases), split, out)
         reply.document = {
@@ -75,6 +77,26 @@ def find_leaks(
             "leaks": [asdict(leak) for leak in found],
             "out": None if split is None else _split_document(split, out),
         }
+
+
+def _read_both(train: Path, evaluation: Path, images: Path | None) -> tuple[Format, list[EditCase], list[EditCase]]:
+    """Both files, their pictures as absolute paths if that gives them any in common, else as they are written."""
+    from vlmend.data.formats import recognise
+    from vlmend.data.pictures import case_files, relocated
+
+    form = recognise(train)
+    given = (
+        form.read(train, Path(), check_images=False),
+        recognise(evaluation).read(evaluation, Path(), check_images=False),
+    )
+    roots = ((images or file.parent).absolute() for file in (train, evaluation))
+    placed = [
+        [relocated(case, lambda file, root=root: Path(os.path.normpath(root / file))) for case in cases]
+        for cases, root in zip(given, roots, strict=True)
+    ]
+    first, second = ({file for case in cases for file in case_files(case)} for cases in placed)
+    cases, held = given if first.isdisjoint(second) else placed
+    return form, cases, held
 
 
 def _show_summary(reply: Reply, file: Path, name: str, found: Summary) -> None:
@@ -111,30 +133,33 @@ def _list(reply: Reply, what: str, names: tuple[str, ...]) -> None:
         reply.line(f"{what}: {len(names) - SHOWN} more (--json lists all)")
 
 
-def _show_leaks(reply: Reply, title: str, found: tuple[Leak, ...]) -> None:
-    table = quiet_table(title, "Item of the evaluation case")
-    for column in ("Cases with one", "Same item in training", "Seen there in any role"):
+def _show_leaks(reply: Reply, found: tuple[Leak, ...]) -> None:
+    table = quiet_table("What evaluation cases have in common with training cases", "Item")
+    for column in ("Cases with one", "Same in training", "In any role there"):
         table.add_column(column, justify="right")
     for leak in found:
         counts = (len(leak.cases), len(leak.seen))
-        table.add_row(leak.role.replace("_", " "), str(leak.of), *(_share(count, leak.of) for count in counts))
-    reply.say(table)
+        table.add_row(_role(leak.role), str(leak.of), *(_share(count, leak.of) for count in counts))
+    reply.say("", table)
+
+
+def _role(role: str) -> str:
+    return {"edit": "edit, both"}.get(role, role.replace("_", " "))
 
 
 def _share(count: int, of: int) -> str:
-    return f"{count}  ({100 * count / of:3.0f} %)" if count else "–"
+    if not count:
+        return "–"
+    percent = f"{100 * count / of:.0f}" if 200 * count >= of else "< 1"
+    return f"{count}  {percent:>4} %"
 
 
 def _show_split(reply: Reply, before: int, split: Split, out: Path | None) -> None:
-    reply.line(f"{out}: {len(split.train)} of {before} training cases")
-    for (role, why), count in _reasons(split).items():
-        reply.line(f"  {role.replace('_', ' ')}: {count} times {why}")
-
-
-def _reasons(split: Split) -> dict[tuple[str, str], int]:
     from collections import Counter
 
-    return dict(Counter((one.role, one.why) for one in split.dropped))
+    reply.line(f"{out}: {len(split.train)} of {before} training cases")
+    for (role, why), count in Counter((one.role, one.why) for one in split.dropped).items():
+        reply.line(f"  {_role(role)}: {count} × {why}")
 
 
 def _split_document(split: Split, out: Path | None) -> dict[str, Any]:

@@ -126,12 +126,12 @@ def drop(
     dropped: list[Dropped] = []
     for case in train:
         if role := lost(_edit_items(case, name)):
-            dropped.append(Dropped(case.id, role, "the case is left out: an evaluation case has the same"))
+            dropped.append(Dropped(case.id, role, "case left out, an evaluation case has the same"))
             continue
         left: list[Probe] = []
         for probe in case.probes:
             if role := lost(_probe_items(probe, name)):
-                why = f"the {probe.kind} probe is left out: an evaluation case has the same"
+                why = f"{probe.kind} probe left out, an evaluation case has the same"
                 dropped.append(Dropped(case.id, role, why))
             else:
                 left.append(probe)

@@ -60,6 +60,7 @@ _LISTS = ("image", "aliases", "rephrase", "image_rephrase")
 # A field that says nothing without another one.
 _NEEDS = (("loc_ans", "loc"), ("m_loc", "m_loc_q"), ("m_loc_q", "m_loc"), ("port", "port_ans"), ("port_ans", "port"))
 
+_EXPECTED = ("_generality", "_locality")  # what the name of a kind says is expected
 _FLAT_ORDER = (TEXT_GENERALITY, IMAGE_GENERALITY, TEXT_LOCALITY, IMAGE_LOCALITY, PORTABILITY)
 
 
@@ -121,6 +122,9 @@ def _probe(record: Record, root: Path) -> Probe:
         _only(premise, _PREMISE_FIELDS)
         premises.append(_example(premise, root))
     kind = _filled(record, "kind")
+    if kind != PORTABILITY and not kind.endswith(_EXPECTED):
+        problem = f"'{kind}' is no kind of probe: 'portability', or a name that ends in _generality or _locality"
+        raise record.error(problem, "kind")
     return Probe(kind, _example(record, root), hops, tuple(premises), _notes(record))
 
 
@@ -210,6 +214,8 @@ def _flat(case: EditCase, path: Path, refuse: Refuse) -> dict[str, str]:
 
 
 def _listed(probe: Probe, path: Path, refuse: Refuse) -> dict[str, Any]:
+    if probe.kind != PORTABILITY and not probe.kind.endswith(_EXPECTED):
+        raise refuse(f"'{probe.kind}' is no kind of probe")
     fields: dict[str, Any] = {"kind": probe.kind, **_example_fields(probe.example, path, refuse)}
     fields |= {} if probe.hops is None else {"hops": probe.hops}
     if probe.premises:
