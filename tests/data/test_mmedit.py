@@ -61,6 +61,14 @@ def test_fields_go_where_they_belong(fixtures):
     assert case.probes_of("text_locality") == case.probes[2:3]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_other_kinds_of_files_hold_the_same(fixtures, tmp_path, name):
+    cases = [replace(case, source=name) for case in vlmend.read(fixtures / "e_vqa.json", tmp_path, check_images=False)]
+    mmedit.write(cases, tmp_path / name)
+    back = vlmend.read(tmp_path / name, check_images=False)
+    assert [replace(case, id="") for case in back] == [replace(case, id="") for case in cases]
+
+
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 files = st.from_regex(r"[a-z0-9_]{1,8}(/[a-z0-9 _]{1,8}){0,2}\.(png|jpg)", fullmatch=True)
 

@@ -50,7 +50,7 @@ def test_a_table_by_hand(tmp_path):
     assert second == EditCase("wrong-1", Example("Which?", tmp_path / "d.png", "red"), source="wrong.csv")
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt"])
 def test_the_same_in_every_kind_of_file(tmp_path, name):
     """Flat probes are written flat, in each kind of file, and are read as they were."""
     (tmp_path / "t.csv").write_text(TABLE)
@@ -227,6 +227,11 @@ def test_what_cannot_be_written_is_refused(tmp_path, case, problem):
     assert not list(tmp_path.iterdir())
 
 
+def test_one_id_for_two_cases_is_refused(tmp_path):
+    with pytest.raises(DataError, match="record 1: case 'x' cannot be written as plain: another case has the same id"):
+        plain.write([GOOD, GOOD], tmp_path / "a.jsonl")
+
+
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(self: Path, target: Path) -> None:
         raise OSError(28, "No space left on device", str(self))
@@ -235,3 +240,15 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         plain.write([GOOD], tmp_path / "a.jsonl")
     assert not list(tmp_path.iterdir())
+
+
+def test_several_pictures(tmp_path):
+    """A question about two pictures names both, in a list or in one cell."""
+    (tmp_path / "a.jsonl").write_text(json.dumps(LINE | {"image": ["a.png", "b.png"]}))
+    (case,) = vlmend.read(tmp_path / "a.jsonl", check_images=False)
+    assert case.request.image == (tmp_path / "a.png", tmp_path / "b.png")
+    for name in ("a.jsonl", "b.csv"):
+        plain.write([case], tmp_path / name)
+        assert plain.read(tmp_path / name, check_images=False)[0].request == case.request
+    with pytest.raises(MissingImageError, match="2 images are missing"):
+        plain.read(tmp_path / "a.jsonl")

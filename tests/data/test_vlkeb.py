@@ -123,3 +123,12 @@ def test_what_cannot_be_written_is_refused(tmp_path, changes, problem):
     with pytest.raises(DataError, match="no place for this 'portability' probe"):
         mmedit.write([case], tmp_path / "cases.json")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_holds_portability_but_no_notes(fixtures, tmp_path):
+    cases = vlmend.read(fixtures / "vlkeb_onehop.json", tmp_path, check_images=False)
+    vlkeb.write(cases, tmp_path / "vlkeb_onehop.csv")
+    back = vlmend.read(tmp_path / "vlkeb_onehop.csv", check_images=False)
+    assert back == [replace(case, source="vlkeb_onehop.csv") for case in cases]
+    with pytest.raises(DataError, match="record 0, field 'x': a table has no place for it"):
+        vlkeb.write([replace(cases[0], notes=(("x", "1"),))], tmp_path / "b.csv")

@@ -12,7 +12,7 @@ from typing import Any
 
 from vlmend.errors import DataError
 
-__all__ = ["SEPARATOR", "Record", "read_records", "save"]
+__all__ = ["SEPARATOR", "Record", "read_records"]
 
 SEPARATOR = "|"
 """Between several values in one cell of a CSV file."""
@@ -107,18 +107,6 @@ def read_records(path: Path) -> list[Record]:
     except ValueError as error:
         raise DataError(f"is not UTF-8 text: {error}", path=path) from error
     return list(_READERS.get(path.suffix.lower(), _listed)(path, content))
-
-
-def save(path: Path, content: str) -> None:
-    """Write a file whole or not at all, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            file.write(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _listed(path: Path, content: str) -> Iterator[Record]:

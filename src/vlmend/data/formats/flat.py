@@ -28,9 +28,11 @@ from vlmend.data.records import (
     Probe,
 )
 
-__all__ = ["FIELDS", "read_probes", "write_probes"]
+__all__ = ["FIELDS", "LISTS", "read_probes", "write_probes"]
 
 FIELDS: tuple[str, ...] = ("rephrase", "image_rephrase", "loc", "loc_ans", "m_loc", "m_loc_q", "m_loc_a")
+LISTS: tuple[str, ...] = ("rephrase", "image_rephrase")
+"""Those that may hold several texts."""
 
 Name = Callable[[Example], str]
 

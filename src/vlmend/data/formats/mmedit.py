@@ -12,13 +12,13 @@ target are read as they are (``request.answer == ""``) and refused by whatever w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from vlmend.data.formats import flat
-from vlmend.data.formats.files import Record, save
+from vlmend.data.formats.files import Record
 from vlmend.data.formats.reading import Refuse, picture_name, read_cases, refusal
+from vlmend.data.formats.saving import write_records
 from vlmend.data.records import EditCase, Example
 
 __all__ = ["FIELDS", "NAME", "fields_of", "matches", "read", "to_case", "write"]
@@ -50,7 +50,7 @@ def write(cases: Sequence[EditCase], path: Path | str) -> None:
     """
     path = Path(path)
     records = [fields_of(case, path, refusal(case, index, path, NAME)) for index, case in enumerate(cases)]
-    save(path, json.dumps(records, indent=2, ensure_ascii=False) + "\n")
+    write_records(path, records, FIELDS, flat.LISTS)
 
 
 def to_case(record: Record, root: Path) -> EditCase:

@@ -16,23 +16,21 @@
 | ``notes`` | anything else, as an object |
 
 Only the first two and the answer are needed. In a CSV file several values stand in one cell as ``a | b``, and
-``probes`` as JSON. What ``write`` writes is the flat fields where they say it all, else ``probes``.
+``probes`` and ``notes`` as JSON. What ``write`` writes is the flat fields where they say it all, else ``probes``.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vlmend.data.formats import flat
-from vlmend.data.formats.files import SEPARATOR, Record, save
+from vlmend.data.formats.files import Record
 from vlmend.data.formats.notes import Notes, notes_of, values_of
 from vlmend.data.formats.reading import Refuse, picture_name, picture_names, read_cases, refusal
+from vlmend.data.formats.saving import is_table, write_records
 from vlmend.data.records import (
     IMAGE_GENERALITY,
     IMAGE_LOCALITY,
@@ -55,7 +53,7 @@ _PORT = ("port", "port_ans")
 FIELDS: tuple[str, ...] = (*_REQUIRED, *_ABOUT, *flat.FIELDS, *_PORT, "probes", "notes")
 _PROBE_FIELDS = ("kind", "question", "image", "answer", "aliases", "hops", "premises", "notes")
 _PREMISE_FIELDS = ("question", "image", "answer", "aliases")
-_LISTS = ("image", "aliases", "rephrase", "image_rephrase")
+_LISTS = ("image", "aliases", *flat.LISTS)
 
 # A field that says nothing without another one.
 _NEEDS = (("loc_ans", "loc"), ("m_loc", "m_loc_q"), ("m_loc_q", "m_loc"), ("port", "port_ans"), ("port_ans", "port"))
@@ -77,16 +75,25 @@ def read(
 
 
 def write(cases: Sequence[EditCase], path: Path | str) -> None:
-    """Write cases as ``read`` reads them: CSV or a JSON list if the file's name ends so, else JSON lines.
+    """Write cases as ``read`` reads them, in the form that the file's name says: ``.jsonl``, ``.csv``, ``.json``.
 
-    Image paths become relative to the file's folder.
+    Image paths become relative to the file's folder. A table does not tell a case without source from one whose
+    source is the file.
 
     Raises:
-        DataError: a case has a picture in memory, no question, no answer, or (CSV only) no picture or no source.
+        DataError: a case has a picture in memory, no question, no answer or another one's id, or has no picture and
+            the file is a table.
     """
     path = Path(path)
-    made = [_fields(case, path, refusal(case, index, path, NAME)) for index, case in enumerate(cases)]
-    save(path, _WRITERS.get(path.suffix.lower(), _json_lines)(made, path))
+    made: dict[str, dict[str, Any]] = {}
+    for index, case in enumerate(cases):
+        refuse = refusal(case, index, path, NAME)
+        if case.id in made:
+            raise refuse("another case has the same id")
+        made[case.id] = _fields(case, path, refuse)
+        if is_table(path) and made[case.id]["image"] is None:
+            raise refuse("a table has no place for a question without picture")
+    write_records(path, list(made.values()), FIELDS, _LISTS)
 
 
 # Records into cases
@@ -233,37 +240,3 @@ def _example_fields(example: Example, path: Path, refuse: Refuse) -> dict[str, A
     fields["question"] = example.question
     fields |= {} if example.answer is None else {"answer": example.answer}
     return fields | ({"aliases": list(example.aliases)} if example.aliases else {})
-
-
-def _json_lines(records: Sequence[Mapping[str, Any]], path: Path) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-
-
-def _json_list(records: Sequence[Mapping[str, Any]], path: Path) -> str:
-    return json.dumps(records, indent=2, ensure_ascii=False) + "\n"
-
-
-def _csv(records: Sequence[Mapping[str, Any]], path: Path) -> str:
-    for index, record in enumerate(records):
-        if record["image"] is None:
-            raise DataError("a table has no place for a question without picture", path=path, record=index)
-    used = [field for field in FIELDS if field in _REQUIRED or any(field in record for record in records)]
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, quoting=csv.QUOTE_ALL)
-    rows.writerow(used)
-    rows.writerows([_cell(field, record.get(field)) for field in used] for record in records)
-    return text.getvalue()
-
-
-def _cell(field: str, value: Any) -> str:
-    """A value as one cell: text as it is, several texts as JSON wherever ``a | b`` would not give them back."""
-    if value is None or (isinstance(value, str) and field not in _LISTS):
-        return value or ""
-    if field not in _LISTS:
-        return json.dumps(value, ensure_ascii=False)
-    values: list[str] = [value] if isinstance(value, str) else value
-    plain = all(one == one.strip() and SEPARATOR not in one and not one.startswith("[") for one in values)
-    return f" {SEPARATOR} ".join(values) if plain else json.dumps(values, ensure_ascii=False)
-
-
-_WRITERS: Mapping[str, Callable[[Sequence[Mapping[str, Any]], Path], str]] = {".csv": _csv, ".json": _json_list}

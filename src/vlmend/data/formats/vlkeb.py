@@ -15,17 +15,17 @@ a file that was read and written has what it had.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlmend.data.formats import mmedit
-from vlmend.data.formats.files import Record, save
+from vlmend.data.formats import flat, mmedit
+from vlmend.data.formats.files import Record
 from vlmend.data.formats.notes import notes_of, values_of
 from vlmend.data.formats.reading import Refuse, read_cases, refusal
+from vlmend.data.formats.saving import write_records
 from vlmend.data.records import PORTABILITY, EditCase, Example, Probe
 
 __all__ = ["NAME", "matches", "read", "write"]
@@ -60,7 +60,7 @@ def write(cases: Sequence[EditCase], path: Path | str) -> None:
     """
     path = Path(path)
     records = [_fields(case, path, refusal(case, index, path, NAME)) for index, case in enumerate(cases)]
-    save(path, json.dumps(records, indent=4, ensure_ascii=False) + "\n")
+    write_records(path, records, (*mmedit.FIELDS, _PORT), flat.LISTS)
 
 
 def _case(record: Record, root: Path) -> EditCase:
