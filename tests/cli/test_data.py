@@ -95,13 +95,15 @@ def test_files_in_folders_of_their_own(
     vlmend_cli: Callable[..., Any], files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """Where no file is in common, pictures are the same when they are named alike."""
-    apart = tmp_path / "apart" / "eval.json"
+    apart, out = tmp_path / "apart" / "eval.json", tmp_path / "clean" / "train.json"
     apart.parent.mkdir()
     files[1].rename(apart)
-    found = {
-        leak["role"]: leak["cases"] for leak in vlmend_cli("data", "leaks", files[0], apart, "--json").document["leaks"]
-    }
+    document = vlmend_cli("data", "leaks", files[0], apart, "--out", out, "--json").document
+    found = {leak["role"]: leak["cases"] for leak in document["leaks"]}
     assert found["image_locality"] == ["eval-0", "eval-1"]
+    kept, before = vlmend.read(out, check_images=False)[0], vlmend.read(files[0], check_images=False)[1]
+    assert isinstance(kept.request.image, Path) and isinstance(before.request.image, Path)
+    assert kept.request.image.resolve() == before.request.image.resolve()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '[{"a": 1}]', '[{"image": "a.png", "question": "b", "answer": ""}]'])

@@ -162,7 +162,7 @@ def test_missing_field(tmp_path, field):
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("a.jsonl", json.dumps(LINE) + "\n\n{broken", "line 3 is not JSON"),
+        ("a.jsonl", json.dumps(LINE) + "\n\n{broken", r"line 3 is not JSON: .* \(column 2\)"),
         ("a.jsonl", json.dumps(LINE) + "\n3", r"record 1: an object was expected, not int \(line 2\)"),
         ("a.jsonl", "", "a list of at least one record"),
         ("a.csv", "image,question,answer\n", "a list of at least one record"),
@@ -173,7 +173,7 @@ def test_missing_field(tmp_path, field):
         ("a.csv", "image,question,answer,aliases\na,b,c,[d\n", r"field 'aliases': is not JSON"),
         ("a.csv", "image,question,answer,probes\na,b,c,d\n", r"field 'probes': is not JSON"),
         ("a.csv", "picture,text\na,b\n", r"its fields \(picture, text\) are of no known format"),
-        ("a.json", "[" * 100_000, "is not JSON"),
+        ("a.json", "[" * 100_000, "nested too deep"),
     ],
 )
 def test_files_that_are_no_cases(tmp_path, name, content, problem):
@@ -206,7 +206,7 @@ def test_missing_images_are_listed_or_skipped(tmp_path):
     assert [case.id for case in vlmend.read(tmp_path / "a.jsonl", skip_missing=True)] == ["a-0", "a-2"]
 
 
-GOOD = EditCase("x", Example("what ?", Path("a.png"), "red"))
+GOOD = EditCase("x", Example("what ?", Path("a.png"), "red"), source="tests")
 
 
 @pytest.mark.parametrize(
@@ -225,6 +225,20 @@ def test_what_cannot_be_written_is_refused(tmp_path, case, problem):
     with pytest.raises(DataError, match=problem):
         plain.write([case], tmp_path / "a.csv")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        Probe("text_locality", Example("who ?", None, "")),
+        Probe("image_locality", Example("who ?", Path("b.png"), "x", ("y",))),
+        Probe("text_generality", Example("say", Path("a.png"), "blue")),
+        Probe("portability", Example("why ?", Path("a.png"), "x"), hops=2),
+    ],
+)
+def test_what_flat_fields_cannot_say_is_listed(tmp_path, probe):
+    assert_survives([replace(GOOD, probes=(probe,))], tmp_path / "a.csv")
+    assert '"kind"' in (tmp_path / "a.csv").read_text().replace('""', '"')
 
 
 def test_one_id_for_two_cases_is_refused(tmp_path):

@@ -110,7 +110,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _listed(path: Path, content: str) -> Iterator[Record]:
-    found = _parsed(content, path, "")
+    found = _parsed(content, path)
     if not isinstance(found, list):
         raise DataError(f"a list of records was expected, not {type(found).__name__}", path=path)
     if found and not isinstance(found[0], dict):
@@ -123,7 +123,7 @@ def _lines(path: Path, content: str) -> Iterator[Record]:
     # Not splitlines(): a JSON string may hold U+2028 and its like.
     numbered = ((number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip())
     for index, (number, line) in enumerate(numbered):
-        yield _record(path, index, _parsed(line, path, f"line {number} "), number)
+        yield _record(path, index, _parsed(line, path, number), number)
 
 
 def _table(path: Path, content: str) -> Iterator[Record]:
@@ -163,11 +163,15 @@ def _record(path: Path, index: int, fields: Any, line: int | None = None) -> Rec
     return Record(path, index, fields, line)
 
 
-def _parsed(content: str, path: Path, where: str) -> Any:
+def _parsed(content: str, path: Path, line: int | None = None) -> Any:
     try:
         return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}is not JSON: {error}", path=path) from error
+    except json.JSONDecodeError as error:
+        if line is None:
+            raise DataError(f"is not JSON: {error}", path=path) from error
+        raise DataError(f"line {line} is not JSON: {error.msg} (column {error.colno})", path=path) from error
+    except RecursionError as error:
+        raise DataError("is not JSON of records: it is nested too deep", path=path) from error
 
 
 def _shown(value: Any) -> str:
