@@ -173,7 +173,8 @@ def test_missing_field(tmp_path, field):
         ("a.csv", "image,question,answer,aliases\na,b,c,[d\n", r"field 'aliases': is not JSON"),
         ("a.csv", "image,question,answer,probes\na,b,c,d\n", r"field 'probes': is not JSON"),
         ("a.csv", "picture,text\na,b\n", r"its fields \(picture, text\) are of no known format"),
-        ("a.json", "[" * 100_000, "nested too deep"),
+        ("a.json", "[" * 100_000, "is not JSON that can be read"),
+        ("a.jsonl", "9" * 5000, "line 1 is not JSON that can be read"),
     ],
 )
 def test_files_that_are_no_cases(tmp_path, name, content, problem):

@@ -170,8 +170,9 @@ def _parsed(content: str, path: Path, line: int | None = None) -> Any:
         if line is None:
             raise DataError(f"is not JSON: {error}", path=path) from error
         raise DataError(f"line {line} is not JSON: {error.msg} (column {error.colno})", path=path) from error
-    except RecursionError as error:
-        raise DataError("is not JSON of records: it is nested too deep", path=path) from error
+    except (ValueError, RecursionError) as error:  # a number too long, lists too deep
+        where = "" if line is None else f"line {line} "
+        raise DataError(f"{where}is not JSON that can be read: {error}", path=path) from error
 
 
 def _shown(value: Any) -> str:
