@@ -45,7 +45,7 @@ def train(
     out: OutOption = Path("runs/demo-llava"),
     seed: SeedOption = 0,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Decoder steps before the polishing ones; the shipped model's by default.")
+        int | None, typer.Option(min=1, help="A shorter run: so many decoder steps, then one polishing.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -60,7 +60,7 @@ def train(
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         recipe = Recipe(seed=seed)
         if steps is not None:
-            recipe = replace(recipe, schedules=(binding_first(steps), *POLISHING))
+            recipe = replace(recipe, schedules=(binding_first(steps), POLISHING[0]))
         model = run(out, recipe)
         reply.line(str(model))
         reply.document = {"model": str(model), "recipe": asdict(recipe)}
