@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,32 @@ def test_for_people_the_last_line_is_the_report(bench: Callable[..., Any], run: 
     assert "Reliability" in outcome.stdout
 
 
+def test_one_table_has_all_metrics_with_interval_gain_and_divergence(bench: Callable[..., Any]) -> None:
+    text = bench().stdout
+    for words in ("per cent after the edit", "before", "Reliability (Rel)", "M-Loc", "KL ", "Seconds per edit"):
+        assert words in text
+    assert re.search(r"Reliability \(Rel\) +3 +0 +100 \[\d+–100\]", text)
+    assert re.search(r"\+100 \[\+\d+, \+100\]", text)
+    assert "ft: 3 of 3 corrected questions are answered right (before: 0)" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("protocol", ["legacy", "visedit"])
+def test_published_protocols(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path, protocol: str
+) -> None:
+    command = ("bench", tiny_folder(), cases_file, "--out", tmp_path / "run", *STRONG, "--protocol", protocol)
+    document = vlmend_cli(*command, "--json").document
+    assert document["protocol"] == json.loads((tmp_path / "run" / "run.json").read_text())["protocol"] == protocol
+    reliability = document["editors"]["ft"]["reliability"]
+    assert reliability["score"] == reliability["tf_token_acc"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    asked = [probe["question"] for line in lines for probe in line["records"]]
+    assert any(question.endswith("The answer is:") for question in asked) == (protocol == "visedit")
+    assert f"--protocol {protocol}" in (tmp_path / "run" / "report.html").read_text()
+    other = vlmend_cli(*command[:-1], "default")
+    assert other.is_a_users_mistake(str(tmp_path / "run"), "protocol")
+
+
 def test_other_settings_in_the_same_folder(bench: Callable[..., Any], run: Path) -> None:
     bench()
     assert bench("--set", "ft.steps=2").is_a_users_mistake(str(run), "editors")
@@ -82,6 +109,7 @@ def test_other_settings_in_the_same_folder(bench: Callable[..., Any], run: Path)
     [
         (("--editors", "rome"), ("no editor named 'rome'", "ft")),
         (("--editors", ","), ("no editor",)),
+        (("--protocol", "bleu"), ("no protocol named 'bleu'", "legacy")),
         (("--set", "ft.speed=3"), ("speed", "steps")),
         (("--set", "ft.steps=many"), ("steps", "integer")),
         (("--set", "steps=3"), ("EDITOR.NAME=VALUE",)),

@@ -9,8 +9,11 @@ import torch
 import vlmend
 from vlmend import FT, EditCase, Example, WeightOp
 from vlmend.edits.edit import Edit
-from vlmend.errors import EditError, FingerprintError
+from vlmend.errors import EditError, FingerprintError, UnknownNameError
+from vlmend.evaluation import editing
 from vlmend.evaluation.editing import Baseline, evaluate
+from vlmend.evaluation.metrics import kl_divergence
+from vlmend.evaluation.record import ProbeRecord
 from vlmend.evaluation.text import normalised
 from vlmend.models.trace import capture
 from vlmend.runs import Run
@@ -44,10 +47,15 @@ def test_every_record_equals_a_run_of_its_own(llava, cases, proof):
             with llava.using(edit):
                 then = llava.answer(example.image, example.question, max_new_tokens=SHORT)
             assert (record.before, record.after) == (said, then)
+            top = tuple(tuple(ids) for ids in now.logits_NV[:n].topk(10).indices.tolist())
             if kind.endswith("locality"):
+                divergence = kl_divergence(before.logits_NV[:n], now.logits_NV[:n])
+                assert record.kl == pytest.approx(divergence, rel=1e-3, abs=1e-6)
+                assert record.top_after == top
                 assert record.free_exact_before == 1.0
                 assert record.free_exact_after == float(normalised(said) == normalised(then))
             else:
+                assert (record.kl, record.top_after) == (None, ())
                 right = {normalised(text) for text in example.accepted}
                 assert record.free_exact_after == float(normalised(then) in right)
     assert next(records, None) is None
@@ -59,7 +67,7 @@ def test_fine_tuning_mends_the_request(proof):
     assert reliability.free_exact.before.mean == 0.0
     assert reliability.free_exact.after.mean == 1.0
     assert reliability.tf_exact.after.mean == 1.0
-    assert proof.protocol == "single"
+    assert proof.mode == "single"
     assert proof.settings["steps"] == FIT.steps
     assert all(cost.seconds > 0 and cost.peak_mb > 10 for cost in proof.costs)
     assert list(proof.summary) == [
@@ -76,7 +84,7 @@ def test_an_edit_that_does_nothing(llava, cases):
     zero = torch.zeros_like(llava.weights.named(llava.parts.modules("last", ["mlp.down"]))[name])
     edit = Edit(base=llava.fingerprint, ops=(WeightOp.deltas({name: zero}),))
     proof = evaluate(llava, edit, cases, max_new_tokens=SHORT)
-    assert proof.protocol == "given"
+    assert proof.mode == "given"
     assert not proof.costs
     for record in proof.records:
         assert record.before == record.after
@@ -84,13 +92,15 @@ def test_an_edit_that_does_nothing(llava, cases):
     assert proof.summary["text_locality"].free_exact.after.mean == 1.0
     assert proof.summary["image_locality"].tf_exact.after.mean == 1.0
     assert proof.summary["reliability"].free_exact.gain.mean == 0.0
+    assert proof.summary["text_locality"].kl.mean < 1e-9
 
 
 def test_one_edit_for_all_cases_equals_rows_with_it(llava, cases, proof):
     edit = FIT.fit(llava, cases[:1])
     given = evaluate(llava, edit, cases[:1], max_new_tokens=SHORT)
     alone = [record for record in proof.records if record.case == cases[0].id]
-    assert list(given.records) == alone
+    assert [record.kl for record in given.records] == pytest.approx([record.kl for record in alone], abs=1e-5)
+    assert [replace(record, kl=None) for record in given.records] == [replace(record, kl=None) for record in alone]
 
 
 def test_what_is_known_is_not_run_again(llava, cases):
@@ -107,6 +117,52 @@ def test_what_is_known_is_not_run_again(llava, cases):
     assert second.records == first.records
     with pytest.raises(FingerprintError):
         evaluate(llava, edit, cases, baseline=Baseline("another"))
+
+
+def test_distributions_that_had_no_room_are_computed_anew(llava, cases):
+    edit = FIT.fit(llava, cases[:1])
+    roomy, narrow = Baseline(llava.fingerprint), Baseline(llava.fingerprint, room=0)
+    for _ in range(2):
+        kept = evaluate(llava, edit, cases, max_new_tokens=SHORT, baseline=roomy)
+        again = evaluate(llava, edit, cases, max_new_tokens=SHORT, baseline=narrow)
+        assert again.records == kept.records
+    assert all(one.log_probs_NV is None for one in narrow.known.values())
+    assert roomy.room < Baseline("").room
+
+
+def test_what_a_probe_rests_on_is_asked_of_the_unedited_model(llava, cases):
+    """Recognised if all premises are answered right before the edit; their answers are no scores of their own."""
+    first = cases[0]
+    said = llava.answer(first.request.image, first.request.question, max_new_tokens=SHORT)
+    knows = replace(first.request, answer="something else", aliases=(said,))
+    fails = replace(first.request, answer="something else", aliases=())
+    probe = first.probes_of("image_generality")[0]
+    premises = [(), (knows,), (fails,), (knows, fails)]
+    case = replace(first, probes=tuple(replace(probe, premises=some) for some in premises))
+    proof = evaluate(llava, FIT, [case], max_new_tokens=SHORT)
+    assert [record.recognised for record in proof.records] == [None, None, True, False, False]
+    summary = proof.summary["image_generality"]
+    assert (summary.n, summary.recognised.n) == (4, 1)
+
+
+@pytest.mark.parametrize("name", ["default", "legacy", "visedit"])
+def test_protocols_put_and_score_in_their_way(llava, cases, name):
+    seen: list[EditCase] = []
+    proof = evaluate(
+        llava, FIT, cases[:1], protocol=name, max_new_tokens=SHORT, on_edit=lambda case, edit: seen.append(case)
+    )
+    cue = " The answer is:" if name == "visedit" else ""
+    assert proof.records[0].question == seen[0].request.question == cases[0].request.question + cue
+    for record in proof.records:
+        one = proof.summary[record.kind]
+        assert one.score.after.mean == proof.protocol.score(record)[1]
+        assert one.tf_token_acc.after.mean == record.tf_token_acc_after
+    assert proof.to_json()["protocol"] == name
+
+
+def test_unknown_protocol(llava, cases):
+    with pytest.raises(UnknownNameError, match="no protocol named 'bleu'"):
+        evaluate(llava, FIT, cases, protocol="bleu")
 
 
 def test_a_run_that_was_stopped_goes_on(llava, cases, proof, tmp_path):
@@ -129,7 +185,38 @@ def test_a_run_that_was_stopped_goes_on(llava, cases, proof, tmp_path):
     assert fitted == [cases[2].id]
     assert went_on.records == proof.records
     assert went_on.summary == proof.summary
+    lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert [ProbeRecord.restored(one) for line in lines for one in line["records"]] == list(proof.records)
     assert json.loads((tmp_path / "metrics.json").read_text())["reliability"]["n"] == 3
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_numbers_are_the_same_to_the_last_bit_wherever_a_run_was_stopped(
+    llava, cases, tmp_path, monkeypatch, stop_after
+):
+    """Groups of two cases, two editors that share a baseline; stopped within the second editor's work."""
+    monkeypatch.setattr(editing, "_GROUP", 2)
+    editors = [FIT, replace(FIT, steps=3)]
+
+    def measured(folder, stop):
+        proofs: list[vlmend.Proof] = []
+        baseline = Baseline(llava.fingerprint)
+        with Run(folder, {}) as run:
+            for number, editor in enumerate(editors):
+                part, halt = run.part(editor=number), stop if number else None
+                proofs.append(
+                    evaluate(llava, editor, cases, max_new_tokens=SHORT, baseline=baseline, run=part, progress=halt)
+                )
+        return [proof.records for proof in proofs]
+
+    def stop(count: int, total: int) -> None:
+        if count == stop_after:
+            raise KeyboardInterrupt
+
+    whole = measured(tmp_path / "whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path / "stopped", stop)
+    assert measured(tmp_path / "stopped", None) == whole
 
 
 def test_results_are_json(proof):

@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vlmend.evaluation.stats import bootstrap, estimate, wilson
+from vlmend.evaluation.stats import Estimate, bootstrap, estimate, paired, wilson
 
 
 def test_wilson_known_values():
@@ -48,5 +50,33 @@ def test_bootstrap_is_repeatable():
 
 def test_estimate_picks_the_interval():
     assert estimate([1.0, 1.0], ["a", "b"]) == wilson(2, 2)
-    assert estimate([1.0, 1.0], ["a", "a"]).low == 1.0  # one case: nothing to resample
+    assert estimate([0.0, 1.0, 0.0], ["a", "a", "b"]) == bootstrap([0.0, 1.0, 0.0], ["a", "a", "b"])
     assert estimate([0.5, 1.0], ["a", "b"]) == bootstrap([0.5, 1.0], ["a", "b"])
+
+
+def test_values_that_are_all_alike_are_not_certain():
+    """As many trials as there are clusters, however many values."""
+    for value in (0.0, 1.0):
+        found = estimate([value] * 6, ["a", "a", "b", "b", "c", "c"])
+        trials = wilson(3 * value, 3)
+        assert (found.n, found.mean, found.low, found.high) == (6, value, trials.low, trials.high)
+
+
+def test_paired_differences():
+    mixed = [1.0, 0.0, -1.0, 1.0]
+    assert paired(mixed, "abcd") == bootstrap(mixed, "abcd")
+    assert math.isnan(paired([], []).mean)
+    slack = 1 - wilson(4, 4).low
+    assert paired([1.0] * 4, "abcd") == Estimate(4, 1.0, 1.0 - slack, 1.0)
+    assert paired([0.0] * 8, "aabbccdd") == Estimate(8, 0.0, -slack, slack)
+    assert paired([-1.0] * 4, "abcd") == Estimate(4, -1.0, -1.0, -1.0 + slack)
+    one = paired([1.0], ["a"])
+    assert one.low < 0.25, "one case proves little"
+
+
+@given(st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), st.integers(0, 5)), min_size=1, max_size=20))
+def test_intervals_hold_their_means(pairs):
+    differences, clusters = [value for value, _ in pairs], [cluster for _, cluster in pairs]
+    for found in (paired(differences, clusters), estimate([abs(value) for value in differences], clusters)):
+        assert -1.0 <= found.low <= found.mean + 1e-9
+        assert found.mean - 1e-9 <= found.high <= 1.0

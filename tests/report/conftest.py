@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vlmend.data.records import EditCase, Example, Probe
-from vlmend.evaluation.proof import EditCost, ProbeRecord, Proof, summarised
+from vlmend.evaluation.proof import EditCost, ProbeRecord, Proof
 from vlmend.report import Report
 
 KETTLE = EditCase(
@@ -45,6 +45,8 @@ def record(case: EditCase, kind: str, example: Example, before: str, after: str)
         tf_exact_after=scores[1],
         free_exact_before=scores[0],
         free_exact_after=scores[1],
+        free_vqa_before=scores[0],
+        free_vqa_after=scores[1],
     )
 
 
@@ -70,8 +72,7 @@ def proof(method: str, answers: dict[str, str]) -> Proof:
         fingerprint="0123456789abcdef",
         method=method,
         settings={"steps": 15, "lr": 2e-4, "modules": ("mlp.down",), "norm_limit": None} if method == "ft" else {},
-        protocol="single",
-        summary=summarised(records),
+        mode="single",
         records=tuple(records),
         costs=(EditCost("kettle", "e1", 0.4, 300.0), EditCost("markup", "e2", 0.6, 310.0)) if method == "ft" else (),
         versions={"vlmend": "0"},

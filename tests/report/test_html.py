@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def test_a_card_shows_what_is_right_and_what_went_wrong(report: Report) -> None:
     assert markup.probes == (), "a probe with an empty question was not asked"
 
 
+def test_a_made_up_target_is_not_called_right(report: Report) -> None:
+    made_up = replace(report.cases[0], counterfactual=True)
+    page = render(replace(report, cases=(made_up, report.cases[1])))
+    assert page.count("<dt>made-up target</dt>") == 1
+    assert page.count("<dt>right</dt>") == 1
+    assert [card.counterfactual for card in cards(replace(report, cases=(made_up,)))] == [True]
+
+
 def test_control_characters_of_an_answer_are_not_obeyed() -> None:
     assert printable("red\x1b[2Jcup\n") == "red\ufffd[2Jcup\n"
 
@@ -88,6 +97,16 @@ def test_headline_counts_free_generation(report: Report) -> None:
     )
     assert "0 of 2 corrected questions" in headline(null)
     assert "0 of 1 unrelated answers changed" in headline(null)
+
+
+def test_what_must_stay_nearby_is_counted_apart_from_what_is_unrelated(report: Report) -> None:
+    ft = report.proofs[0]
+    near = [replace(record, kind="same_image_locality") for record in ft.records if record.kind == "image_locality"]
+    follows = [replace(record, kind="portability") for record in ft.records if record.kind == "text_generality"]
+    more = replace(ft, records=(*ft.records, *near, *follows))
+    assert headline(more).endswith(
+        "1 of 1 follow-up questions (before: 0); 1 of 1 unrelated answers changed; 1 of 1 nearby answers changed."
+    )
 
 
 def test_same_report_gives_same_page(report: Report) -> None:

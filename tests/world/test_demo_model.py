@@ -6,15 +6,18 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import vlmend
 from vlmend.data.formats import mmedit
 from vlmend.evaluation.stats import Estimate
 from vlmend.models.bundled import bundled_folder
 from vlmend.models.vlm import VLM
-from vlmend.world.build import build
+from vlmend.world.build import build, cases_of, on_disk
 from vlmend.world.captions import mentions
+from vlmend.world.entities import by_name, entailed
 from vlmend.world.exam import GATES, Settings, examine
 
 
@@ -47,6 +50,48 @@ def test_small_samples_of_other_scenes_agree_with_the_card(vlm: VLM) -> None:
     measured = examine(vlm, Settings(n=40, seed=77), ("scenes", "context"))
     far = [name for name, e in measured.items() if e.high < said[name].low or e.low > said[name].high]
     assert len(far) <= 1, {name: (measured[name], said[name]) for name in far}  # one in twenty may be by chance
+
+
+def test_cases_have_every_probe_that_the_world_can_tell(vlm: VLM, tmp_path: Path) -> None:
+    own, renamed = cases_of(vlm, "evqa", "eval", 6, seed=3), cases_of(vlm, "renamed", "eval", 3, seed=3)
+    assert (len(own), len(renamed)) == (6, 3)
+    always = {"text_generality", "image_generality", "ood_generality", "text_locality", "image_locality"}
+    near = {"same_image_locality", "same_question_locality", "no_image_locality"}
+    for case in (*own, *renamed):
+        kinds = {probe.kind for probe in case.probes}
+        assert always <= kinds <= always | near | {"portability"}
+        assert "no_image_locality" in kinds
+        kept = [p.example for p in case.probes if p.kind in (near | {"text_locality", "image_locality"})]
+        rightly = [e for e in kept if (e.question, e.image) != (case.request.question, None)]
+        assert vlm.generate(vlm.prepare(rightly)) == [e.answer for e in rightly]
+        for probe in case.probes_of("same_question_locality"):
+            assert probe.example.question == case.request.question
+            assert probe.example.answer != case.request.answer
+        for probe in case.probes_of("same_image_locality"):
+            assert probe.example.image is case.request.image
+        assert all(probe.premises for probe in case.probes if probe.kind in ("ood_generality", "portability"))
+    for case in renamed:
+        assert case.counterfactual
+        assert vlm.generate(vlm.prepare([case.request])) == [case.rejected]
+        old, new = by_name()[case.rejected or ""], by_name()[case.request.answer or ""]
+        follows = entailed(old, new)
+        ported = case.probes_of("portability")
+        assert 1 <= len(ported) <= 2
+        assert all(p.example.answer in {now for _, now in follows.values()} for p in ported)
+        assert all(p.premises[1].image is None and new.name in p.premises[1].question for p in ported)
+        (told,) = case.probes_of("text_locality")
+        assert old.name in told.example.question
+        assert told.example.answer in old.taught.values()
+    saved = on_disk(own, tmp_path)
+    for before, after in zip(own, saved, strict=True):
+        pairs = [
+            (before.request, after.request),
+            *zip(*([p.example for p in c.probes] for c in (before, after)), strict=True),
+        ]
+        for one, other in pairs:
+            assert (one.image is None) == (other.image is None)
+            if one.image is not None:
+                assert np.array_equal(np.asarray(Image.open(other.image)), np.asarray(one.image))
 
 
 def test_a_benchmark_holds_stable_errors_and_shares_nothing_between_splits(vlm: VLM, tmp_path: Path) -> None:

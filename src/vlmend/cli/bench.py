@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,7 @@ from vlmend.cli.arguments import (
 )
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.measuring import described, measure
-from vlmend.cli.tables import scores_table
+from vlmend.cli.tables import comparison_table
 from vlmend.errors import VlmendError
 
 if TYPE_CHECKING:
@@ -43,30 +44,41 @@ def bench(
     limit: LimitOption = None,
     skip_missing: SkipMissingOption = False,
     max_new_tokens: MaxNewTokensOption = 32,
+    protocol: Annotated[
+        str, typer.Option(help="Whose questions and scores: default, legacy (EasyEdit's) or visedit.")
+    ] = "default",
     as_json: JsonFlag = False,
 ) -> None:
     """Edit every case alone with each editor, measure before and after, and write a report."""
     with replying(as_json) as reply:
-        methods = make_editors(editors, setting or ())
+        from vlmend.evaluation.protocols import protocol_of
+
+        methods, way = make_editors(editors, setting or ()), protocol_of(protocol)
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
         vlm = load_model(model)
-        proofs = measure(vlm, methods, wanted, out, max_new_tokens=max_new_tokens)
+        proofs = measure(vlm, methods, wanted, out, protocol=way, max_new_tokens=max_new_tokens)
         command = ["vlmend", "bench", model, str(cases), "--editors", editors, "--out", str(out)]
         command += [word for one in setting or () for word in ("--set", one)]
         command += ["--limit", str(limit)] if limit else []
+        command += ["--protocol", protocol] if protocol != "default" else []
         with working("Writing the report"):
+            from vlmend.report.content import cost_of
             from vlmend.report.folder import fill
+            from vlmend.report.html import headline
 
             title = f"{len(wanted)} answers of {Path(vlm.name).name}, edited one by one"
             report = described(title, proofs, wanted, cases.name, shlex.join(command))
             path = fill(out, report)
-        reply.say(*(scores_table(proof) for proof in proofs))
+        reply.say(comparison_table(proofs), *map(headline, proofs), "", "Report:")
         reply.line(str(path))
         reply.document = {
             "run": str(out),
             "report": str(path),
             "cases": len(wanted),
+            "protocol": way.name,
             "editors": {proof.method: proof.metrics for proof in proofs},
+            "apart": {proof.method: proof.metrics_apart for proof in proofs},
+            "costs": {proof.method: asdict(cost_of(proof)) for proof in proofs},
         }
 
 

@@ -13,9 +13,10 @@ from vlmend.cli.console import progress
 from vlmend.runs import Run
 
 if TYPE_CHECKING:
-    from vlmend.data.records import EditCase
+    from vlmend.data.records import EditCase, Example
     from vlmend.editors.base import Editor
     from vlmend.evaluation.proof import Proof
+    from vlmend.evaluation.protocols import Protocol
     from vlmend.models.vlm import VLM
     from vlmend.report import Report
 
@@ -25,7 +26,13 @@ SEED = 0
 
 
 def measure(
-    vlm: VLM, editors: Sequence[Editor], cases: Sequence[EditCase], folder: Path, *, max_new_tokens: int = 32
+    vlm: VLM,
+    editors: Sequence[Editor],
+    cases: Sequence[EditCase],
+    folder: Path,
+    *,
+    protocol: Protocol | None = None,
+    max_new_tokens: int = 32,
 ) -> tuple[Proof, ...]:
     """Measure every editor on every case; what a run in this folder has finished before is not done again.
 
@@ -35,12 +42,13 @@ def measure(
     import torch
 
     from vlmend.evaluation.editing import Baseline, evaluate
-    from vlmend.report.content import cost_of
+    from vlmend.evaluation.protocols import DEFAULT
 
     torch.manual_seed(SEED)
+    way = protocol or DEFAULT
     baseline = Baseline(vlm.fingerprint)
     proofs: list[Proof] = []
-    with Run(folder, _settings(vlm, editors, cases, max_new_tokens)) as run:
+    with Run(folder, _settings(vlm, editors, cases, way, max_new_tokens)) as run:
         for editor in editors:
             with progress(f"Editing and measuring: {editor.name}", len(cases)) as advance:
                 proofs.append(
@@ -48,17 +56,26 @@ def measure(
                         vlm,
                         editor,
                         cases,
+                        protocol=way,
                         max_new_tokens=max_new_tokens,
                         baseline=baseline,
                         run=run.part(editor=editor.name),
                         progress=lambda _done, _all, advance=advance: advance(),
                     )
                 )
-        run.finish({proof.method: {"metrics": proof.metrics, "cost": asdict(cost_of(proof))} for proof in proofs})
+        run.finish({proof.method: _result(proof) for proof in proofs})
     return tuple(proofs)
 
 
-def _settings(vlm: VLM, editors: Sequence[Editor], cases: Sequence[EditCase], max_new_tokens: int) -> dict[str, Any]:
+def _result(proof: Proof) -> dict[str, Any]:
+    from vlmend.report.content import cost_of
+
+    return {"metrics": proof.metrics, "apart": proof.metrics_apart, "cost": asdict(cost_of(proof))}
+
+
+def _settings(
+    vlm: VLM, editors: Sequence[Editor], cases: Sequence[EditCase], protocol: Protocol, max_new_tokens: int
+) -> dict[str, Any]:
     """All that the records depend on."""
     from vlmend.editors.base import settings_of
     from vlmend.edits.edit import library_versions
@@ -68,6 +85,7 @@ def _settings(vlm: VLM, editors: Sequence[Editor], cases: Sequence[EditCase], ma
         "fingerprint": vlm.fingerprint,
         "cases": {"count": len(cases), "hash": _hash(cases)},
         "editors": {editor.name: settings_of(editor) for editor in editors},
+        "protocol": protocol.name,
         "max_new_tokens": max_new_tokens,
         "seed": SEED,
         "versions": library_versions(),
@@ -78,10 +96,17 @@ def _hash(cases: Sequence[EditCase]) -> str:
     """Of what the cases ask and expect, in order; pictures count by file name, wherever they lie."""
     digest = hashlib.blake2b(digest_size=8)
     for case in cases:
-        for example in (case.request, *(probe.example for probe in case.probes)):
-            picture = example.image.name if isinstance(example.image, Path) else ""
-            digest.update("\0".join((case.id, example.question, example.answer or "", picture)).encode())
+        digest.update(f"{case.id}\0{case.counterfactual}".encode())
+        digest.update("\0".join(_asked(case.request)).encode())
+        for probe in case.probes:
+            for example in (probe.example, *probe.premises):
+                digest.update("\0".join((probe.kind, *_asked(example))).encode())
     return digest.hexdigest()
+
+
+def _asked(example: Example) -> tuple[str, ...]:
+    picture = example.image.name if isinstance(example.image, Path) else ""
+    return (example.question, example.answer or "", picture, *example.aliases)
 
 
 def described(title: str, proofs: Sequence[Proof], cases: Sequence[EditCase], source: str, command: str) -> Report:
@@ -98,6 +123,7 @@ def described(title: str, proofs: Sequence[Proof], cases: Sequence[EditCase], so
         facts={
             "Cases": f"{len(cases)} from {source}",
             "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+            "Protocol": proofs[0].protocol.name,
             "Seed": str(SEED),
         },
         command=command,

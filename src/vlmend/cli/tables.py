@@ -9,10 +9,18 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from vlmend.evaluation.proof import Change, Proof
-    from vlmend.report.content import Kind, Report
+    from collections.abc import Sequence
 
-__all__ = ["cases_table", "quiet_table", "scores_table"]
+    from vlmend.evaluation.kinds import Kind
+    from vlmend.evaluation.proof import Change, Proof, Summary
+    from vlmend.report.comparison import Line
+    from vlmend.report.content import Report
+
+__all__ = ["cases_table", "comparison_table", "quiet_table", "scores_table"]
+
+
+_TERMINAL = ("tf_token_acc", "tf_exact", "free_exact")
+"""The ways of measuring that fit a terminal."""
 
 
 def quiet_table(title: str, *columns: str) -> Table:
@@ -25,16 +33,70 @@ def quiet_table(title: str, *columns: str) -> Table:
 
 def scores_table(proof: Proof) -> Table:
     """The metrics of one editor, before and after, for a terminal."""
-    from vlmend.report.content import MEASURES, kind_of
+    from vlmend.evaluation.kinds import kind_of
+    from vlmend.report.content import MEASURES
 
     table = quiet_table(f"{proof.method}: before → after in per cent, 95 % interval", "", "n")
-    for label in MEASURES.values():
-        table.add_column(label, justify="right")
+    for name in _TERMINAL:
+        table.add_column(MEASURES[name], justify="right")
     for summary in proof.summary.values():
         kind = kind_of(summary.kind)
-        cells = [_cell(getattr(summary, name), kind) for name in MEASURES]
+        cells = [_cell(getattr(summary, name), kind) for name in _TERMINAL]
         table.add_row(f"{kind.name} ({kind.short})", str(summary.n), *cells)
     return table
+
+
+def comparison_table(proofs: Sequence[Proof]) -> Table:
+    """All editors side by side by the protocol's score.
+
+    Where the cases have both, natural errors and made-up targets follow apart, by what must change.
+    """
+    from vlmend.report.comparison import compared, sections
+
+    title = f"{proofs[0].protocol.title}: per cent after the edit"
+    table = quiet_table(title, "")
+    for column in ("n", "before", *(proof.method for proof in proofs)):
+        table.add_column(column, justify="right")
+    table.caption = "[95 % interval]; below it the gain over the unedited model, or KL(before || after) in nats"
+    table.caption_justify = "left"
+    _add_lines(table, compared([proof.summary for proof in proofs]))
+    for title, lines in sections(proofs):
+        table.add_section()
+        table.add_row(Text(title, "italic"))
+        _add_lines(table, [line for line in lines if not line.kind.keeps and not line.gated])
+    table.add_section()
+    table.add_row("Seconds per edit", "", "", *(_cost(proof, "seconds", ".2f") for proof in proofs))
+    table.add_row("Peak memory, MB", "", "", *(_cost(proof, "peak_mb", ".0f") for proof in proofs))
+    return table
+
+
+def _add_lines(table: Table, lines: Sequence[Line]) -> None:
+    from vlmend.report.words import percent
+
+    for line in lines:
+        name = f"  {line.kind.short} where recognised" if line.gated else f"{line.kind.name} ({line.kind.short})"
+        before = "" if line.kind.keeps else percent(line.first.score.before)
+        table.add_row(name, str(line.first.n), before, *(_compared(cell) for cell in line.cells))
+
+
+def _compared(cell: Summary | None) -> Text:
+    from vlmend.report.words import bounds, gain, nats, percent
+
+    if cell is None:
+        return Text("–", "dim")
+    score = cell.score
+    below = nats(cell.kl) if cell.kl is not None else gain(score.gain)
+    return Text.assemble(
+        (percent(score.after), "bold"), (f" [{bounds(score.after)}]" if score.after.n else "", "dim"),
+        (f"\n{below}" if below else "", "dim"),
+    )  # fmt: skip
+
+
+def _cost(proof: Proof, name: str, form: str) -> str:
+    from vlmend.report.content import cost_of
+
+    value = getattr(cost_of(proof), name)
+    return "–" if value is None else format(value, form)
 
 
 def _cell(change: Change, kind: Kind) -> Text:
@@ -46,14 +108,14 @@ def _cell(change: Change, kind: Kind) -> Text:
 
 def cases_table(report: Report) -> Table:
     """Case by case what the model says after the first editor's edit, and which probes are as they should be."""
-    from vlmend.evaluation.proof import LABELS
-    from vlmend.report.content import cards
+    from vlmend.evaluation.kinds import RELIABILITY, kind_of
+    from vlmend.report.content import cards, kinds_in
 
     shown = cards(report)
-    kinds = [kind for kind in LABELS if any(probe.kind == kind for card in shown for probe in card.probes)]
+    kinds = kinds_in(probe.kind for card in shown for probe in card.probes)
     table = quiet_table("The same questions after one edit each", "#", "Question", "Right", "The model says now")
-    for label in ("Rel", *(LABELS[kind] for kind in kinds)):
-        table.add_column(label, justify="center", no_wrap=True)
+    for kind in (RELIABILITY, *kinds):
+        table.add_column(kind_of(kind).short, justify="center", no_wrap=True)
     for number, card in enumerate(shown, 1):
         marks = [
             Text(" ").join(_mark(probe.after[0].passed) for probe in card.probes if probe.kind == kind)

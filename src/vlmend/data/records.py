@@ -10,7 +10,11 @@ from PIL import Image
 __all__ = [
     "IMAGE_GENERALITY",
     "IMAGE_LOCALITY",
+    "NO_IMAGE_LOCALITY",
+    "OOD_GENERALITY",
     "PORTABILITY",
+    "SAME_IMAGE_LOCALITY",
+    "SAME_QUESTION_LOCALITY",
     "TEXT_GENERALITY",
     "TEXT_LOCALITY",
     "EditCase",
@@ -23,6 +27,10 @@ IMAGE_GENERALITY = "image_generality"
 TEXT_LOCALITY = "text_locality"
 IMAGE_LOCALITY = "image_locality"
 PORTABILITY = "portability"
+OOD_GENERALITY = "ood_generality"
+SAME_IMAGE_LOCALITY = "same_image_locality"
+SAME_QUESTION_LOCALITY = "same_question_locality"
+NO_IMAGE_LOCALITY = "no_image_locality"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +56,10 @@ class Probe:
     """An example asked to see what an edit did.
 
     ``kind`` says what is expected: at ``*_generality`` the edit's target, at ``*_locality`` what the model said before,
-    at ``portability`` what follows from the edited fact and others. ``hops`` is how many other facts that takes, and
-    ``premises`` are those facts where the file tells them, as questions with answers. ``notes`` is what else the file
-    says of the probe: (field, JSON text).
+    at ``portability`` what follows from the edited fact and others. ``hops`` is how many other facts that takes.
+    ``premises`` are what a right answer rests on beside the edit, where that is told, as questions with answers: those
+    facts, or what must be recognised in the probe's picture. ``notes`` is what else the file says of the probe: (field,
+    JSON text).
     """
 
     kind: str
@@ -65,7 +74,8 @@ class EditCase:
     """One wrong answer to be mended, with the probes that measure its side effects.
 
     ``request.answer`` is the target; ``rejected`` is what the model said; ``source`` is where the case comes from;
-    ``notes`` is what else the file says of it: (field, JSON text).
+    ``notes`` is what else the file says of it: (field, JSON text). ``counterfactual`` says that the target is made up;
+    else the model was wrong and the target is the truth.
     """
 
     id: str
@@ -74,6 +84,7 @@ class EditCase:
     probes: tuple[Probe, ...] = ()
     source: str | None = None
     notes: tuple[tuple[str, str], ...] = ()
+    counterfactual: bool = False
 
     def probes_of(self, kind: str) -> tuple[Probe, ...]:
         """The probes of one kind, in their order."""

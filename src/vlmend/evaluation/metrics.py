@@ -54,6 +54,7 @@ def set_agreement(before_NV: Tensor, after_NV: Tensor, k: int = 10) -> float:
 
 
 def kl_divergence(before_NV: Tensor, after_NV: Tensor) -> float:
-    """Mean over positions of KL(before || after), in nats."""
+    """Mean over positions of KL(before || after), in nats; takes logits or log-probabilities."""
     before, after = (torch.log_softmax(logits.float(), -1) for logits in (before_NV, after_NV))
-    return float((before.exp() * (before - after)).sum(-1).mean())
+    terms = before.exp() * (before - after)
+    return float(terms.masked_fill(before == -torch.inf, 0.0).sum(-1).mean().clamp(min=0.0))

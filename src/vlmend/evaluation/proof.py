@@ -5,54 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
-from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY
-from vlmend.evaluation.stats import Estimate, bootstrap, estimate
+from vlmend.evaluation.kinds import KINDS, kind_of
+from vlmend.evaluation.protocols import DEFAULT, Protocol, Scores
+from vlmend.evaluation.record import ProbeRecord
+from vlmend.evaluation.stats import Estimate, bootstrap, estimate, paired
 
-__all__ = ["LABELS", "RELIABILITY", "Change", "EditCost", "ProbeRecord", "Proof", "Summary", "summarised"]
-
-RELIABILITY = "reliability"
-
-LABELS = {
-    RELIABILITY: "Rel",
-    TEXT_GENERALITY: "T-Gen",
-    IMAGE_GENERALITY: "M-Gen",
-    TEXT_LOCALITY: "T-Loc",
-    IMAGE_LOCALITY: "M-Loc",
-}
-"""Kind of probe -> the metric's name in tables; other kinds go by their own name."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeRecord:
-    """One probe (or the request itself, of kind "reliability") before and after an edit.
-
-    Reliability and generality are scored against the target. Locality is scored against what the model did before,
-    so its scores before are 1 by definition. Teacher-forced scores (``tf_``) count the answer's tokens only, neither
-    prompt nor end token, and are ``None`` where the probe has no answer.
-
-    Attributes:
-        case, kind, question, image, target: what was asked; ``image`` is a file, ``None`` if there is none.
-        before, after: the model's own answers (greedy).
-        tf_token_acc_before, tf_token_acc_after: share of answer tokens that are most likely, or unchanged.
-        tf_exact_before, tf_exact_after: whether all are.
-        free_exact_before, free_exact_after: whether the model's own answer is the target (or an alias), or unchanged.
-    """
-
-    case: str
-    kind: str
-    question: str
-    image: str | None
-    target: str | None
-    before: str
-    after: str
-    tf_token_acc_before: float | None
-    tf_token_acc_after: float | None
-    tf_exact_before: float | None
-    tf_exact_after: float | None
-    free_exact_before: float
-    free_exact_after: float
+__all__ = ["Change", "EditCost", "ProbeRecord", "Proof", "Summary", "summarised"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +27,26 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One metric over all probes of a kind."""
+    """One metric over all probes of a kind.
+
+    Attributes:
+        kind, label, n: which, and of how many probes.
+        score: what the protocol counts.
+        tf_token_acc, tf_exact, free_exact, free_vqa: as in `ProbeRecord`.
+        kl: where answers must stay; nats.
+        recognised: the same over the probes whose premises the unedited model gets right; ``None`` if none has any.
+    """
 
     kind: str
     label: str
     n: int
+    score: Change
     tf_token_acc: Change
     tf_exact: Change
     free_exact: Change
+    free_vqa: Change
+    kl: Estimate | None
+    recognised: Summary | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +66,8 @@ class Proof:
     Attributes:
         model, fingerprint: the model that was edited.
         method, settings: what made the edits.
-        protocol: "single" (each case is edited and measured alone) or "given" (one edit for all cases).
-        summary: kind of probe -> its metric, in the order of `LABELS`.
+        mode: "single" (each case is edited and measured alone) or "given" (one edit for all cases).
+        protocol: how questions were put, and what counts as the score.
         records: every probe, case by case.
         costs: every edit made; none where one was given.
         versions: of the libraries.
@@ -104,52 +77,101 @@ class Proof:
     fingerprint: str
     method: str
     settings: Mapping[str, Any]
-    protocol: str
-    summary: Mapping[str, Summary]
+    mode: str
     records: tuple[ProbeRecord, ...]
     costs: tuple[EditCost, ...]
     versions: Mapping[str, str]
+    protocol: Protocol = DEFAULT
+
+    @cached_property
+    def summary(self) -> Mapping[str, Summary]:
+        """Kind of probe -> its metric, the known kinds first."""
+        return summarised(self.records, self.protocol)
+
+    @cached_property
+    def apart(self) -> Mapping[str, Mapping[str, Summary]]:
+        """Summaries of the model's own errors ("natural") and of made-up targets ("counterfactual"), if both occur."""
+        made_up = [record for record in self.records if record.counterfactual]
+        natural = [record for record in self.records if not record.counterfactual]
+        if not made_up or not natural:
+            return {}
+        both = {"natural": natural, "counterfactual": made_up}
+        return {name: summarised(records, self.protocol) for name, records in both.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a mean of nothing is null."""
-        return _without_nan(asdict(self))
+        plain = {
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "method": self.method,
+            "settings": dict(self.settings),
+            "mode": self.mode,
+            "protocol": self.protocol.name,
+            "summary": self.metrics,
+            "apart": self.metrics_apart,
+            "records": [asdict(record) for record in self.records],
+            "costs": [asdict(cost) for cost in self.costs],
+            "versions": dict(self.versions),
+        }
+        return _without_nan(plain)
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The summary as plain JSON values, without records."""
-        return _without_nan({kind: asdict(summary) for kind, summary in self.summary.items()})
+        return _plain(self.summary)
+
+    @property
+    def metrics_apart(self) -> dict[str, Any]:
+        """The summaries of `apart` as plain JSON values."""
+        return {name: _plain(summary) for name, summary in self.apart.items()}
 
 
-def summarised(records: Sequence[ProbeRecord]) -> dict[str, Summary]:
+def summarised(records: Sequence[ProbeRecord], protocol: Protocol = DEFAULT) -> dict[str, Summary]:
     """A summary for every kind of probe, the known ones first."""
-    kinds = [*LABELS, *dict.fromkeys(record.kind for record in records)]
+    kinds = dict.fromkeys([*KINDS, *(record.kind for record in records)])
     grouped = {kind: [record for record in records if record.kind == kind] for kind in kinds}
-    return {kind: _summary(kind, group) for kind, group in grouped.items() if group}
+    return {kind: _summary(kind, group, protocol) for kind, group in grouped.items() if group}
 
 
-def _summary(kind: str, records: Sequence[ProbeRecord]) -> Summary:
+def _summary(kind: str, records: Sequence[ProbeRecord], protocol: Protocol) -> Summary:
+    return _measured(kind, records, protocol, _recognised(kind, records, protocol))
+
+
+def _recognised(kind: str, records: Sequence[ProbeRecord], protocol: Protocol) -> Summary | None:
+    if all(record.recognised is None for record in records):
+        return None
+    return _measured(kind, [record for record in records if record.recognised], protocol, None)
+
+
+def _measured(kind: str, records: Sequence[ProbeRecord], protocol: Protocol, recognised: Summary | None) -> Summary:
+    divergent = [(record.case, record.kl) for record in records if record.kl is not None]
     return Summary(
         kind=kind,
-        label=LABELS.get(kind, kind),
+        label=kind_of(kind).short,
         n=len(records),
-        tf_token_acc=_change(records, lambda r: r.tf_token_acc_before, lambda r: r.tf_token_acc_after),
-        tf_exact=_change(records, lambda r: r.tf_exact_before, lambda r: r.tf_exact_after),
-        free_exact=_change(records, lambda r: r.free_exact_before, lambda r: r.free_exact_after),
+        score=_change(records, protocol.score),
+        tf_token_acc=_change(records, lambda r: (r.tf_token_acc_before, r.tf_token_acc_after)),
+        tf_exact=_change(records, lambda r: (r.tf_exact_before, r.tf_exact_after)),
+        free_exact=_change(records, lambda r: (r.free_exact_before, r.free_exact_after)),
+        free_vqa=_change(records, lambda r: (r.free_vqa_before, r.free_vqa_after)),
+        kl=bootstrap([kl for _, kl in divergent], [case for case, _ in divergent]) if kind_of(kind).keeps else None,
+        recognised=recognised,
     )
 
 
-_Score = Callable[[ProbeRecord], float | None]
-
-
-def _change(records: Sequence[ProbeRecord], before: _Score, after: _Score) -> Change:
-    scored = [(record.case, before(record), after(record)) for record in records]
+def _change(records: Sequence[ProbeRecord], score: Callable[[ProbeRecord], Scores]) -> Change:
+    scored = [(record.case, *score(record)) for record in records]
     pairs = [(case, one, other) for case, one, other in scored if one is not None and other is not None]
     clusters = [case for case, _, _ in pairs]
     return Change(
         before=estimate([one for _, one, _ in pairs], clusters),
         after=estimate([other for _, _, other in pairs], clusters),
-        gain=bootstrap([other - one for _, one, other in pairs], clusters),
+        gain=paired([other - one for _, one, other in pairs], clusters),
     )
+
+
+def _plain(summary: Mapping[str, Summary]) -> dict[str, Any]:
+    return _without_nan({kind: asdict(one) for kind, one in summary.items()})
 
 
 def _without_nan(value: Any) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-__all__ = ["Estimate", "bootstrap", "estimate", "wilson"]
+__all__ = ["Estimate", "bootstrap", "estimate", "paired", "wilson"]
 
 _DRAWS = 2000
 _SEED = 0
@@ -61,8 +61,28 @@ def bootstrap(
 
 
 def estimate(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
-    """Wilson's interval for independent yes/no values, the bootstrap over clusters for all others."""
+    """Wilson's interval for independent yes/no values, the bootstrap over clusters for all others.
+
+    Yes/no values that are all alike have Wilson's interval too, of as many trials as there are clusters: no resample
+    differs from them, which does not make them certain.
+    """
     yes_or_no = all(value in (0.0, 1.0) for value in values)
-    if yes_or_no and len(set(clusters)) == len(values):
+    independent = len(set(clusters))
+    if yes_or_no and independent == len(values):
         return wilson(sum(values), len(values))
+    if yes_or_no and len(set(values)) == 1:
+        return replace(wilson(values[0] * independent, independent), n=len(values))
     return bootstrap(values, clusters)
+
+
+def paired(differences: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
+    """Mean difference of paired scores in [0, 1], by the bootstrap over clusters.
+
+    Differences that are all alike are as uncertain as a share of which every cluster is a hit: another cluster may
+    differ, by Wilson's interval.
+    """
+    if len(set(differences)) != 1:
+        return bootstrap(differences, clusters)
+    independent = len(set(clusters))
+    slack, same = 1 - wilson(independent, independent).low, differences[0]
+    return Estimate(len(differences), same, max(-1.0, same - slack), min(1.0, same + slack))

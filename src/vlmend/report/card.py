@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from vlmend.evaluation.kinds import kind_of
 from vlmend.models.pictures import open_picture
-from vlmend.report.content import kind_of
 from vlmend.report.figures import LIGHT, style
 from vlmend.report.pictures import is_pixel_art
 
@@ -48,8 +48,8 @@ def case_figure(card: CaseCard, editors: Sequence[str]) -> Figure:
 def _write(axes: Axes, card: CaseCard, editors: Sequence[str]) -> None:
     y = 0.93
     y = _line(axes, y, card.question, weight="bold", size=12.5, width=40) - 0.03
-    y = _answer(axes, y, "said", card.said.answer, card.said.passed)
-    y = _answer(axes, y, "right", card.right, None)
+    y = _answer(axes, y, "said", card.said.answer, None if card.counterfactual else card.said.passed)
+    y = _answer(axes, y, "target" if card.counterfactual else "right", card.right, None)
     for name, verdict in zip(editors, card.after, strict=True):
         y = _answer(axes, y, f"after {name}", verdict.answer, verdict.passed)
     y -= 0.04

@@ -8,29 +8,30 @@ Report                 what was run, and the proof of every editor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 from PIL.Image import Image
 
-from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY, EditCase, Example
-from vlmend.evaluation.proof import LABELS, RELIABILITY, ProbeRecord, Proof
+from vlmend.data.records import EditCase, Example
+from vlmend.evaluation.kinds import KINDS
+from vlmend.evaluation.proof import Proof
+from vlmend.evaluation.record import ProbeRecord
 from vlmend.report.words import printable
 
 __all__ = [
     "MEASURES",
     "CaseCard",
     "Cost",
-    "Kind",
     "Picture",
     "ProbeRow",
     "Report",
     "Verdict",
     "cards",
     "cost_of",
-    "kind_of",
+    "kinds_in",
 ]
 
 Picture: TypeAlias = Path | Image
@@ -39,33 +40,11 @@ MEASURES: Mapping[str, str] = {
     "tf_token_acc": "Teacher-forced tokens",
     "tf_exact": "Teacher-forced exact",
     "free_exact": "Free generation",
+    "free_vqa": "Free, VQA-normalised",
 }
 """The ways a metric is measured, by the names of a `Summary`, in the order in which they are shown."""
 
-_MEANINGS = {
-    RELIABILITY: ("Reliability", "the corrected question itself"),
-    TEXT_GENERALITY: ("Text generality", "the same question in other words"),
-    IMAGE_GENERALITY: ("Image generality", "the same content in another picture"),
-    TEXT_LOCALITY: ("Text locality", "an unrelated question, no picture"),
-    IMAGE_LOCALITY: ("Image locality", "an unrelated picture and question"),
-}
 MOST_CARDS = 60
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of probe: what it is called, what it asks, and whether the edit must leave its answer alone."""
-
-    short: str
-    name: str
-    meaning: str
-    keeps: bool
-
-
-def kind_of(kind: str) -> Kind:
-    """The description of a kind of probe; a kind that is not known here describes itself."""
-    name, meaning = _MEANINGS.get(kind, (kind.replace("_", " ").capitalize(), ""))
-    return Kind(LABELS.get(kind, kind), name, meaning, keeps=kind.endswith("_locality"))
 
 
 @dataclass(frozen=True)
@@ -112,12 +91,16 @@ class ProbeRow:
 
 @dataclass(frozen=True)
 class CaseCard:
-    """One case; in `after`, as in those of its probes, there is one verdict for each editor."""
+    """One case; in `after`, as in those of its probes, there is one verdict for each editor.
+
+    `right` is the target: what is true, or, `counterfactual`, made up.
+    """
 
     id: str
     question: str
     said: Verdict
     right: str
+    counterfactual: bool
     after: tuple[Verdict, ...]
     picture: Picture | None
     probes: tuple[ProbeRow, ...]
@@ -146,6 +129,7 @@ def _card(case: EditCase, per_editor: Sequence[Sequence[ProbeRecord]]) -> CaseCa
         question=request.question,
         said=request.before,
         right=request.expected,
+        counterfactual=case.counterfactual,
         after=request.after,
         picture=case.request.image,
         probes=tuple(probes),
@@ -180,3 +164,9 @@ def cost_of(proof: Proof) -> Cost:
         return Cost(0, None, None)
     seconds = sum(cost.seconds for cost in costs) / len(costs)
     return Cost(len(costs), seconds, max(cost.peak_mb for cost in costs))
+
+
+def kinds_in(found: Iterable[str]) -> list[str]:
+    """Kinds of probe, each once, the known ones first and in their order."""
+    names = dict.fromkeys(found)
+    return [kind for kind in KINDS if kind in names] + [kind for kind in names if kind not in KINDS]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from vlmend.report.content import MEASURES, kind_of
+from vlmend.evaluation.kinds import kind_of
+from vlmend.report.content import MEASURES, kinds_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ __all__ = ["DARK", "LIGHT", "Theme", "metrics_figure", "save", "style", "svg"]
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "D", "s", "^", "v", "P")
-SHOWN = ("tf_exact", "free_exact")
+SHOWN = ("tf_exact", "score")
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,15 @@ def style(theme: Theme) -> dict[Any, Any]:
 
 
 def metrics_figure(proofs: Sequence[Proof], theme: Theme = LIGHT) -> Figure:
-    """Before and after per metric: teacher-forced on the left, free generation on the right."""
-    kinds = list(dict.fromkeys(kind for proof in proofs for kind in proof.summary))
+    """Before and after per metric: teacher-forced on the left, the protocol's score on the right."""
+    row = max(0.52, 0.14 * len(proofs))
+    titles = {**MEASURES, "score": proofs[0].protocol.title if proofs else ""}
+    kinds = kinds_in(kind for proof in proofs for kind in proof.summary)
     with rc_context(style(theme)):
-        figure = Figure(figsize=(9.2, 1.15 + 0.52 * max(len(kinds), 1)), layout="constrained")
+        figure = Figure(figsize=(9.2, 1.15 + row * max(len(kinds), 1)), layout="constrained")
         panels = figure.subplots(1, len(SHOWN), sharey=True, squeeze=False)[0]
         for axes, measure in zip(panels, SHOWN, strict=True):
+            axes.set_title(titles[measure], loc="left", pad=8)
             _panel(axes, proofs, kinds, measure, theme)
         handles, labels = panels[0].get_legend_handles_labels()
         if handles:
@@ -103,7 +107,6 @@ def save(figure: Figure, path: Path, theme: Theme = LIGHT) -> Path:
 
 
 def _panel(axes: Axes, proofs: Sequence[Proof], kinds: Sequence[str], measure: str, theme: Theme) -> None:
-    axes.set_title(MEASURES[measure], loc="left", pad=8)
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"])
@@ -111,7 +114,7 @@ def _panel(axes: Axes, proofs: Sequence[Proof], kinds: Sequence[str], measure: s
     axes.grid(axis="x", zorder=0)
     axes.tick_params(length=0)
     for number, proof in enumerate(proofs):
-        offset = (number - (len(proofs) - 1) / 2) * 0.2
+        offset = (number - (len(proofs) - 1) / 2) * min(0.2, 0.8 / len(proofs))
         _series(axes, proof, kinds, number, measure, offset, theme)
 
 

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, cast
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 
-from vlmend.data.records import IMAGE_GENERALITY, TEXT_GENERALITY
-from vlmend.evaluation.proof import LABELS, RELIABILITY
+from vlmend.data.records import (
+    IMAGE_GENERALITY,
+    IMAGE_LOCALITY,
+    OOD_GENERALITY,
+    PORTABILITY,
+    TEXT_GENERALITY,
+    TEXT_LOCALITY,
+)
+from vlmend.evaluation.kinds import RELIABILITY, kind_of
 from vlmend.models.pictures import open_picture
 from vlmend.report import figures, pictures
-from vlmend.report.content import MEASURES, Report, cards, cost_of, kind_of
-from vlmend.report.words import bounds, percent
+from vlmend.report.comparison import compared, sections
+from vlmend.report.content import MEASURES, Report, cards, cost_of, kinds_in
+from vlmend.report.words import bounds, gain, nats, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +38,10 @@ GAINS = {
     RELIABILITY: "corrected questions are answered right",
     TEXT_GENERALITY: "in other words",
     IMAGE_GENERALITY: "on another picture",
+    OOD_GENERALITY: "in an unusual look",
+    PORTABILITY: "follow-up questions",
 }
+UNRELATED = (TEXT_LOCALITY, IMAGE_LOCALITY)
 
 
 def write(report: Report, path: Path) -> Path:
@@ -61,6 +72,10 @@ def render(report: Report) -> str:
             embed=_embed,
             figure_light=_figure(report, figures.LIGHT),
             figure_dark=_figure(report, figures.DARK),
+            lines=compared([proof.summary for proof in report.proofs]),
+            sections=sections(report.proofs),
+            nats=nats,
+            gain=gain,
             headlines=[headline(proof) for proof in report.proofs],
         )
     )
@@ -70,16 +85,21 @@ def headline(proof: Proof) -> str:
     """What an editor did, in one sentence, counted by free generation."""
     found = {kind: summary.free_exact for kind, summary in proof.summary.items()}
     parts = [_says(found[kind], words) for kind, words in GAINS.items() if kind in found]
-    kept = [change.after for kind, change in found.items() if kind_of(kind).keeps]
-    if kept:
-        total = sum(estimate.n for estimate in kept)
-        changed = total - sum(_hits(estimate) for estimate in kept)
-        parts.append(f"{changed} of {total} unrelated answers changed")
+    kept = {kind: change.after for kind, change in found.items() if kind_of(kind).keeps}
+    far = [estimate for kind, estimate in kept.items() if kind in UNRELATED]
+    near = [estimate for kind, estimate in kept.items() if kind not in UNRELATED]
+    parts += [_changed(some, words) for some, words in ((far, "unrelated"), (near, "nearby")) if some]
     return f"{proof.method}: " + "; ".join(parts) + "."
 
 
 def _says(change: Change, words: str) -> str:
     return f"{_hits(change.after)} of {change.after.n} {words} (before: {_hits(change.before)})"
+
+
+def _changed(kept: Sequence[Estimate], which: str) -> str:
+    total = sum(estimate.n for estimate in kept)
+    changed = total - sum(_hits(estimate) for estimate in kept)
+    return f"{changed} of {total} {which} answers changed"
 
 
 def _hits(estimate: Estimate) -> int:
@@ -104,8 +124,7 @@ def _cost(proof: Proof) -> str:
 
 def _probe_kinds(shown: Sequence[CaseCard]) -> list[str]:
     """The kinds of probe that occur, known ones first and in their order."""
-    found = dict.fromkeys(probe.kind for card in shown for probe in card.probes)
-    return [kind for kind in LABELS if kind in found] + [kind for kind in found if kind not in LABELS]
+    return kinds_in(probe.kind for card in shown for probe in card.probes)
 
 
 def _figure(report: Report, theme: figures.Theme) -> str:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vlmend.evaluation.stats import Estimate
 
-__all__ = ["bounds", "percent", "printable"]
+__all__ = ["bounds", "gain", "nats", "percent", "printable"]
+
+NO_DIVERGENCE = 1e-6
 
 
 def percent(estimate: Estimate) -> str:
@@ -18,6 +20,21 @@ def percent(estimate: Estimate) -> str:
 def bounds(estimate: Estimate) -> str:
     """Its interval in per cent."""
     return f"{100 * estimate.low:.0f}–{100 * estimate.high:.0f}" if estimate.n else ""
+
+
+def gain(difference: Estimate) -> str:
+    """A difference of means in percentage points, signed, with its interval."""
+    if not difference.n:
+        return ""
+    mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
+    return f"{mean:+.0f} [{low:+.0f}, {high:+.0f}]"
+
+
+def nats(divergence: Estimate | None) -> str:
+    """A mean divergence; what is far below any effect is nothing."""
+    if divergence is None or not divergence.n:
+        return ""
+    return f"KL {divergence.mean:.2g}" if divergence.mean >= NO_DIVERGENCE else "KL 0"
 
 
 def printable(text: str) -> str:

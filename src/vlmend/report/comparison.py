@@ -1,0 +1,55 @@
+"""Editors side by side: one line for each metric, one cell for each editor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vlmend.evaluation.kinds import Kind, kind_of
+from vlmend.evaluation.proof import Proof, Summary
+from vlmend.report.content import kinds_in
+
+__all__ = ["Line", "compared", "sections"]
+
+_TITLES = {
+    "natural": "The model's own errors: the target is the truth",
+    "counterfactual": "Made-up targets: the model was right before",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric of all editors.
+
+    Attributes:
+        kind: which.
+        gated: whether only those probes count whose premises the unedited model gets right.
+        cells: one for each editor; ``None`` where it was not measured.
+    """
+
+    kind: Kind
+    gated: bool
+    cells: tuple[Summary | None, ...]
+
+    @property
+    def first(self) -> Summary:
+        """A cell that was measured: the number of probes and the scores before are the same in all."""
+        return next(cell for cell in self.cells if cell is not None)
+
+
+def compared(summaries: Sequence[Mapping[str, Summary]]) -> list[Line]:
+    """The lines of some editors' summaries; where probes have premises, a gated line follows the whole one."""
+    lines: list[Line] = []
+    for kind in kinds_in(kind for summary in summaries for kind in summary):
+        cells = tuple(summary.get(kind) for summary in summaries)
+        lines.append(Line(kind_of(kind), False, cells))
+        gated = tuple(cell.recognised if cell else None for cell in cells)
+        if any(gated):
+            lines.append(Line(kind_of(kind), True, gated))
+    return lines
+
+
+def sections(proofs: Sequence[Proof]) -> list[tuple[str, list[Line]]]:
+    """Title and lines of natural errors and of made-up targets, where the cases have both."""
+    names = [name for name in _TITLES if all(name in proof.apart for proof in proofs)]
+    return [(_TITLES[name], compared([proof.apart[name] for proof in proofs])) for name in names]
