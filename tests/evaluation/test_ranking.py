@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmend.data.records import EditCase, Example, Probe
+from vlmend.editors.base import editor
+from vlmend.evaluation.editing import evaluate
 from vlmend.evaluation.kinds import KINDS, RELIABILITY, kind_of
 from vlmend.evaluation.observing import Observed
 from vlmend.evaluation.proof import Proof, summarised
@@ -193,6 +196,23 @@ def test_natural_errors_and_made_up_targets_stand_apart():
     assert [summary[RELIABILITY].n for summary in made.apart.values()] == [2, 2]
     assert proof(EDITORS["oracle"], cases=1).apart == {}
     assert made.to_json()["apart"]["natural"][RELIABILITY]["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("null", "SI-Loc SQ-Loc NI-Loc"), ("parrot", ""), ("image-blind", "SI-Loc"), ("oracle", "SI-Loc SQ-Loc NI-Loc")],
+)
+def test_registered_controls_keep_what_they_should_nearby(llava, cases, picture, name, kept):
+    request = cases[0].request
+    near = (
+        Probe("same_image_locality", Example("is there a dog ?", request.image, "no")),
+        Probe("same_question_locality", Example(request.question, picture(30), "blue")),
+        Probe("no_image_locality", Example(request.question, None, request.answer)),
+    )
+    made = evaluate(llava, editor(name), [replace(cases[0], probes=near)], max_new_tokens=6)
+    found = {summary.label: summary for summary in made.summary.values() if kind_of(summary.kind).keeps}
+    assert {label for label, one in found.items() if one.score.after.mean == 1.0} == set(kept.split())
+    assert {label for label, one in found.items() if one.kl and one.kl.mean < 1e-6} == set(kept.split())
 
 
 words = st.sampled_from(WORDS)

@@ -101,4 +101,4 @@ def test_words(proofs: tuple[Proof, ...]) -> None:
     kept = proofs[0].summary["image_locality"].kl
     assert kept is not None
     assert nats(kept) == "KL 0.25"
-    assert nats(replace(kept, mean=1e-9)) == "KL 0"
+    assert [nats(replace(kept, mean=mean)) for mean in (1e-9, 0.00125, 104.2)] == ["KL 0", "KL 0.0013", "KL 104"]

@@ -34,7 +34,8 @@ def nats(divergence: Estimate | None) -> str:
     """A mean divergence; what is far below any effect is nothing."""
     if divergence is None or not divergence.n:
         return ""
-    return f"KL {divergence.mean:.2g}" if divergence.mean >= NO_DIVERGENCE else "KL 0"
+    mean = divergence.mean
+    return f"KL {mean:.0f}" if mean >= 10 else f"KL {mean:.2g}" if mean >= NO_DIVERGENCE else "KL 0"
 
 
 def printable(text: str) -> str:
