@@ -93,7 +93,8 @@ def cases(
     chosen = tuple(probe for probe in (again, near, ported) if draw(st.booleans()))
     others = draw(st.lists(probes, max_size=2).map(tuple))
     rejected = draw(st.none() | letters)
-    return EditCase(draw(letters), request, rejected, chosen + others, draw(sources), draw(notes))
+    made_up = draw(st.booleans())
+    return EditCase(draw(letters), request, rejected, chosen + others, draw(sources), draw(notes), made_up)
 
 
 def assert_survives(made: list[EditCase], path: Path) -> None:
@@ -267,3 +268,13 @@ def test_several_pictures(tmp_path):
         assert plain.read(tmp_path / name, check_images=False)[0].request == case.request
     with pytest.raises(MissingImageError, match="2 images are missing"):
         plain.read(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_flag_is_true_or_false(tmp_path, name):
+    made_up = EditCase("one", Example("What?", tmp_path / "a.png", "red"), source=name, counterfactual=True)
+    plain.write([made_up, replace(made_up, id="two", counterfactual=False)], tmp_path / name)
+    assert [case.counterfactual for case in plain.read(tmp_path / name, check_images=False)] == [True, False]
+    (tmp_path / name).write_text((tmp_path / name).read_text().replace("true", "0"))
+    with pytest.raises(DataError, match=r"record 0, field 'counterfactual': true or false was expected, not '?0'?"):
+        plain.read(tmp_path / name, check_images=False)

@@ -135,17 +135,18 @@ def build(
     out: OutOption = Path("runs/world-bench"),
     evqa: Annotated[tuple[int, int], typer.Option(help="E-VQA cases: train, eval.")] = (200, 100),
     eic: Annotated[tuple[int, int], typer.Option(help="E-IC cases: train, eval.")] = (60, 40),
+    renamed: Annotated[tuple[int, int], typer.Option(help="Cases of flags given another name: train, eval.")] = (0, 0),
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write E-VQA and E-IC out of the model's own errors, in MMEdit's published format."""
+    """Write edit cases out of the model's own errors: JSON lines with all probes, and JSON as MMEdit publishes it."""
     with replying(as_json) as reply:
         vlm = load_model(model)
         from vlmend.world.build import build as run
 
-        sizes: list[dict[str, int]] = [dict(zip(("train", "eval"), pair, strict=True)) for pair in (evqa, eic)]
+        sizes: list[dict[str, int]] = [dict(zip(("train", "eval"), pair, strict=True)) for pair in (evqa, eic, renamed)]
         with working("Looking for errors"):
-            tried = run(vlm, out, evqa=sizes[0], eic=sizes[1], seed=seed)
+            tried = run(vlm, out, evqa=sizes[0], eic=sizes[1], renamed=sizes[2], seed=seed)
         table = Table(title_justify="left", header_style="bold")
         for column in ("File", "Kind", "Asked", "Wrong on 2 of 3 renderings"):
             table.add_column(column)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vlmend.data.formats import mmedit
+from vlmend.data.formats import mmedit, plain
 from vlmend.data.records import (
     IMAGE_GENERALITY,
     IMAGE_LOCALITY,
@@ -119,9 +119,9 @@ def build(
     seed: int,
     on_kind: Callable[[str], None] | None = None,
 ) -> dict[str, Tried]:
-    """Write ``{evqa,eic,renamed}_{train,eval}.json`` in MMEdit's format, and their pictures, below ``out``.
+    """Write ``{evqa,eic,renamed}_{train,eval}`` and their pictures below ``out``.
 
-    That format has no place for portability and near misses, which are left out; `cases_of` gives them.
+    ``.jsonl`` has all probes; ``.json`` is MMEdit's format, which has no place for portability and near misses.
 
     Args:
         vlm: whose answers are edited.
@@ -140,11 +140,13 @@ def build(
             if count:
                 tally = tried.setdefault(f"{task}_{split}", Tried())
                 cases = cases_of(vlm, task, split, count, seed=seed, tried=tally, on_kind=on_kind)
-                published = on_disk(list(map(_published, cases)), out / "images")
-                mmedit.write(published, out / f"{task}_{split}.json")
+                kept = on_disk(cases, out / "images")
+                plain.write(kept, out / f"{task}_{split}.jsonl")
+                mmedit.write(list(map(_published, kept)), out / f"{task}_{split}.json")
     return tried
 
 
 def _published(case: EditCase) -> EditCase:
     """What MMEdit's format has a place for."""
-    return replace(case, probes=tuple(replace(p, premises=()) for p in case.probes if p.kind in _PUBLISHED))
+    probes = tuple(replace(probe, premises=()) for probe in case.probes if probe.kind in _PUBLISHED)
+    return replace(case, probes=probes, counterfactual=False)

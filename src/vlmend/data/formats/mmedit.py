@@ -79,6 +79,8 @@ def fields_of(case: EditCase, path: Path, refuse: Refuse) -> dict[str, str]:
         raise refuse("it has no place for aliases")
     if case.notes:
         raise refuse("it has no place for notes")
+    if case.counterfactual:
+        raise refuse("it cannot say that a target is made up")
 
     def name(example: Example) -> str:
         return picture_name(example, path, refuse)

@@ -7,6 +7,7 @@
 | ``id`` | name of the case; the file's name and the record's number by default |
 | ``aliases`` | other answers that count as right |
 | ``rejected`` | what the model wrongly says |
+| ``counterfactual`` | true where the answer is made up, and the model was right; false by default |
 | ``source`` | where the case comes from; the file's name by default |
 | ``rephrase``, ``image_rephrase`` | the question in other words, another picture of the same; several if wanted |
 | ``loc``, ``loc_ans`` | a question without picture that must keep its answer |
@@ -48,7 +49,7 @@ __all__ = ["FIELDS", "NAME", "matches", "read", "write"]
 NAME: str = "plain"
 
 _REQUIRED = ("image", "question", "answer")
-_ABOUT = ("id", "aliases", "rejected", "source")
+_ABOUT = ("id", "aliases", "rejected", "counterfactual", "source")
 _PORT = ("port", "port_ans")
 FIELDS: tuple[str, ...] = (*_REQUIRED, *_ABOUT, *flat.FIELDS, *_PORT, "probes", "notes")
 _PROBE_FIELDS = ("kind", "question", "image", "answer", "aliases", "hops", "premises", "notes")
@@ -116,7 +117,19 @@ def _case(record: Record, root: Path) -> EditCase:
         probes=tuple(probes),
         source=_source(record),
         notes=_notes(record),
+        counterfactual=_flag(record, "counterfactual"),
     )
+
+
+def _flag(record: Record, field: str) -> bool:
+    """True or false, in a table as words; false where nothing is said."""
+    value = record.fields.get(field)
+    words: dict[Any, bool] = {None: False, "": False, "false": False, "true": True}
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str | None) or value not in words:
+        raise record.error(f"true or false was expected, not {value!r}", field)
+    return words[value]
 
 
 def _probe(record: Record, root: Path) -> Probe:
@@ -193,6 +206,8 @@ def _fields(case: EditCase, path: Path, refuse: Refuse) -> dict[str, Any]:
         raise refuse("its id is empty")
     fields = {**_example_fields(case.request, path, refuse), "id": case.id}
     fields |= {"rejected": case.rejected} if case.rejected else {}
+    if case.counterfactual:
+        fields["counterfactual"] = "true" if is_table(path) else True
     fields |= {} if case.source == path.name else {"source": case.source}
     fields |= {"notes": values_of(case.notes)} if case.notes else {}
     try:
