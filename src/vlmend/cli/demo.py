@@ -6,17 +6,17 @@ import shlex
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlmend.cli.arguments import load_model, make_editor, read_cases
 from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.cli.measuring import described, measure
-from vlmend.cli.tables import cases_table, quiet_table, scores_table
+from vlmend.cli.tables import cases_table, overview_table, quiet_table, scores_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.table import Table
 
@@ -24,8 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-SETTINGS = {"lr": 3e-3, "stop_loss": 0.02}
-"""Of `ft` on a model of five million parameters; the editor's own defaults are for billions."""
+EDITORS: Mapping[str, Mapping[str, Any]] = {
+    "ft": {"lr": 3e-3, "stop_loss": 0.02},  # for five million parameters; the editor's own defaults are for billions
+    "lora": {},
+    "visual-delta": {},
+    "null": {},
+    "parrot": {},
+    "image-blind": {},
+    "oracle": {},
+}
+"""What is compared: editors, the first shown case by case, and controls, which say what a score is worth."""
 
 CAPTIONS_SHARE = 4
 """One in so many of the demo's cases is a caption; the others are questions."""
@@ -37,7 +45,7 @@ def demo(
     model: Annotated[str, typer.Option(help="Another model than the bundled one.")] = "demo",
     as_json: JsonFlag = False,
 ) -> None:
-    """Mend a dozen wrong answers of the bundled model, and show what that changed."""
+    """Mend a dozen wrong answers of the bundled model with several editors, and show what that changed."""
     with replying(as_json) as reply:
         cases = demo_cases(count)
         vlm = load_model(model)
@@ -47,12 +55,12 @@ def demo(
         from vlmend.report.html import headline
 
         folder = out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
-        proofs = measure(vlm, [make_editor("ft", SETTINGS)], cases, folder)
+        proofs = measure(vlm, [make_editor(name, settings) for name, settings in EDITORS.items()], cases, folder)
         command = ["vlmend", "demo", "--cases", str(len(cases))]
         command += [] if model == "demo" else ["--model", model]
         title = f"{len(cases)} wrong answers of {Path(vlm.name).name}, mended one by one"
         report = described(title, proofs, cases, "the bundled demo cases", shlex.join(command))
-        reply.say(cases_table(report), *(scores_table(proof) for proof in proofs), *map(headline, proofs), "")
+        reply.say(cases_table(report), scores_table(proofs[0]), overview_table(proofs), *map(headline, proofs), "")
         with progress("Drawing", len(cases)) as advance:
             from vlmend.report.folder import fill
 

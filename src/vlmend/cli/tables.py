@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vlmend.report.comparison import Line
     from vlmend.report.content import Report
 
-__all__ = ["cases_table", "comparison_table", "quiet_table", "scores_table"]
+__all__ = ["cases_table", "comparison_table", "overview_table", "quiet_table", "scores_table"]
 
 
 _TERMINAL = ("tf_token_acc", "tf_exact", "free_exact")
@@ -67,6 +67,24 @@ def comparison_table(proofs: Sequence[Proof]) -> Table:
     table.add_section()
     table.add_row("Seconds per edit", "", "", *(_cost(proof, "seconds", ".2f") for proof in proofs))
     table.add_row("Peak memory, MB", "", "", *(_cost(proof, "peak_mb", ".0f") for proof in proofs))
+    return table
+
+
+def overview_table(proofs: Sequence[Proof]) -> Table:
+    """One line an editor: the protocol's score after the edit for every kind of probe, for a narrow terminal."""
+    from vlmend.evaluation.kinds import kind_of
+    from vlmend.report.content import kinds_in
+    from vlmend.report.words import percent
+
+    kinds = kinds_in(kind for proof in proofs for kind in proof.summary)
+    table = quiet_table(f"{proofs[0].protocol.title}: per cent after the edit", "")
+    for kind in kinds:
+        table.add_column(kind_of(kind).short, justify="right")
+    counts = proofs[0].summary
+    table.add_row("n", *(str(counts[kind].n) for kind in kinds), style="dim")
+    table.add_row("before", *(percent(counts[kind].score.before) for kind in kinds), style="dim", end_section=True)
+    for proof in proofs:
+        table.add_row(proof.method, *(percent(proof.summary[kind].score.after) for kind in kinds))
     return table
 
 

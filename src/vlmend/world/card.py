@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vlmend.evaluation.stats import Estimate
 from vlmend.world.entities import countries
 from vlmend.world.exam import GATES
 from vlmend.world.plots import draw_layers, draw_noise
+from vlmend.world.train.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,15 @@ class Examined:
         """The command that trained the model."""
         if self.recipe is None:
             return "an unknown recipe"
-        steps = sum(steps for steps, _ in self.recipe["schedules"][0]["stages"])
-        return f"vlmend world train --seed {self.recipe['seed']} --steps {steps}"
+        whole = json.loads(json.dumps(asdict(Recipe(seed=self.recipe["seed"]))))
+        shorter = "" if self.recipe["schedules"] == whole["schedules"] else f" --steps {self.steps[0]}"
+        return f"vlmend world train --seed {self.recipe['seed']}{shorter}"
+
+    @property
+    def steps(self) -> list[int]:
+        """The decoder's steps in each part of its training: all at once first, polishing then."""
+        schedules = self.recipe["schedules"] if self.recipe else []
+        return [sum(steps for steps, _ in one["stages"]) for one in schedules]
 
 
 def read_exam(path: Path) -> Examined:

@@ -57,7 +57,7 @@ def binding_first(steps: int, binding: int = 450, half: int = 1500) -> Schedule:
     return Schedule(((min(binding, steps), BINDING), (max(0, steps - binding), EVERYTHING)), half)
 
 
-POLISHING = tuple(Schedule(((steps, POLISH),), lr=1e-3, decay=0.6) for steps in (700, 500, 300))
+POLISHING = tuple(Schedule(((steps, POLISH),), lr=1e-3, decay=0.6) for steps in (700, 500, 300, 250))
 FULL = (binding_first(steps=4800), *POLISHING)
 """The shipped model's."""
 

@@ -24,9 +24,19 @@ FLAGS = {"name": 5.0, "hop": 7.0, "bridge": 3.0, "symbol": 0.7, "symbol_colour":
 CAPTIONS: dict[Form, float] = {"short": 0.55, "list": 0.2, "detailed": 0.25}
 
 ENDS_WITH_THERE = ("colour", "pattern", "which", "count", "howmany", "neighbour")
-THERE = 0.15
-"""How often these questions end with "there", which is no sign then that yes or no is wanted. Corners are left out:
-"where do you see the lamp there?" is held out, and was answered "yes" without this."""
+THERE, CAN = 0.15, 0.5
+
+
+def _varied(words: str, kind: str, rng: random.Random) -> str:
+    """A question with "there" at its end, or "can you see" for "do you see": no signs then that yes or no is wanted.
+
+    Corners get the latter alone: "where can you see the lamp there?" is held out, and was answered "yes" without this.
+    """
+    if kind in ENDS_WITH_THERE and rng.random() < THERE and "there" not in words:
+        return f"{words[:-1]} there{words[-1]}"
+    if kind == "quadrant" and rng.random() < CAN:
+        return words.replace("where do you see", "where can you see")
+    return words
 
 
 @dataclass(frozen=True)
@@ -96,10 +106,7 @@ class Mixture:
         kinds, weights = list(shares), list(shares.values())
         while True:
             if q := ask(scene, rng.choices(kinds, weights)[0], rng):
-                words = q.put(rng, plain=stage.plain)
-                if q.kind in ENDS_WITH_THERE and rng.random() < THERE and "there" not in words:
-                    words = f"{words[:-1]} there{words[-1]}"
-                return Turn(words, q.answer, q.kind)
+                return Turn(_varied(q.put(rng, plain=stage.plain), q.kind, rng), q.answer, q.kind)
 
     def caption(self, scene: Scene, form: Form, rng: random.Random, stage: Stage) -> Turn:
         """A caption; for a third of the flags a new name told in context instead."""
