@@ -80,8 +80,8 @@ def demo_cases(count: int) -> list[EditCase]:
     folder = Path(str(resources.files("vlmend.world"))) / "demo_cases"
     captions = count // CAPTIONS_SHARE
     return [
-        *_spread(read_cases(folder / "evqa_eval.json"), count - captions),
-        *_spread(read_cases(folder / "eic_eval.json"), captions),
+        *_spread(read_cases(folder / "evqa_eval.jsonl"), count - captions),
+        *_spread(read_cases(folder / "eic_eval.jsonl"), captions),
     ]
 
 

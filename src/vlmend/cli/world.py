@@ -45,7 +45,7 @@ def train(
     out: OutOption = Path("runs/demo-llava"),
     seed: SeedOption = 0,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="A shorter run: so many decoder steps, then one polishing.")
+        int | None, typer.Option(min=1, help="A shorter run: so many decoder steps, then a third as many of polishing.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -53,14 +53,14 @@ def train(
     with replying(as_json) as reply:
         from dataclasses import replace
 
-        from vlmend.world.train.decoder import POLISHING, binding_first
+        from vlmend.world.train.decoder import binding_first, polishing
         from vlmend.world.train.recipe import Recipe
         from vlmend.world.train.recipe import train as run
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         recipe = Recipe(seed=seed)
         if steps is not None:
-            recipe = replace(recipe, schedules=(binding_first(steps), POLISHING[0]))
+            recipe = replace(recipe, schedules=(binding_first(steps), polishing(steps // 3)))
         model = run(out, recipe)
         reply.line(str(model))
         reply.document = {"model": str(model), "recipe": asdict(recipe)}

@@ -57,8 +57,12 @@ def binding_first(steps: int, binding: int = 450, half: int = 1500) -> Schedule:
     return Schedule(((min(binding, steps), BINDING), (max(0, steps - binding), EVERYTHING)), half)
 
 
-POLISHING = tuple(Schedule(((steps, POLISH),), lr=1e-3, decay=0.6) for steps in (700, 500, 300, 250))
-FULL = (binding_first(steps=4800), *POLISHING)
+def polishing(steps: int) -> Schedule:
+    """``steps`` of polishing, at a rate that falls from early on."""
+    return Schedule(((steps, POLISH),), lr=1e-3, decay=0.6)
+
+
+FULL = (binding_first(steps=4800), *map(polishing, (700, 500, 300, 250)))
 """The shipped model's."""
 
 
