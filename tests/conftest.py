@@ -19,7 +19,23 @@ if TYPE_CHECKING:
     from vlmend import VLM, EditCase
 
 FIXTURES = Path(__file__).parent / "fixtures"
-FAMILIES = ("llava", "llava_next", "idefics3", "qwen2_vl", "blip2")
+FAMILIES = (
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "internvl",
+    "idefics3",
+    "smolvlm",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "glm4v",
+    "paligemma",
+    "gemma3",
+    "blip2",
+    "blip2_llama",
+    "instructblip",
+)
 
 
 @pytest.fixture(scope="session")
