@@ -105,9 +105,21 @@ def test_empty_question(llava):
         llava.prepare([Example("")])
 
 
-def test_image_tokens_in_the_question(llava, picture):
-    """A question that itself has the picture's token cannot be told from a second picture."""
-    with pytest.raises(PromptError):
-        llava.prepare([Example("what is <image> ?", None, "red")])
-    with pytest.raises(PromptError):
-        llava.prepare([Example("what is <image> ?", picture(1), "red")])
+def test_markers_that_do_not_fit(llava, picture):
+    one, two = picture(1), (picture(1), picture(2))
+    for question, image, problem in [
+        ("what is <image> ?", None, r"0 picture\(s\) were given for 1 <image> marker"),
+        ("<image> and <image> ?", one, r"1 picture\(s\) were given for 2 <image> marker"),
+        ("what is <image> ?", two, r"2 picture\(s\) were given for 1 <image> marker"),
+        ("what is <image> ?", (), "0 picture"),
+    ]:
+        with pytest.raises(PromptError, match=problem) as caught:
+            llava.prepare([Example(question, image)])
+        assert question in str(caught.value)
+
+
+def test_the_models_own_token_in_the_question(tiny, picture):
+    """It cannot be told from a picture's."""
+    for image in (None, picture(1)):
+        with pytest.raises(PromptError, match="image_pad"):
+            tiny("qwen2_vl").prepare([Example("what is <|image_pad|> ?", image, "red")])

@@ -93,4 +93,5 @@ def without_video() -> Any:
     from vlmend.models import processors
 
     processors._do_without_video()
+    processors._do_without_number_words()
     return processors._NoVideoProcessor()

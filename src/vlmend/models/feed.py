@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ __all__ = ["Feeder", "feeder_of"]
 
 _PIXELS = ("pixel_values", "pixel_attention_mask")
 _AT_ONCE = 16
+_DEEP = "deepstack_features"
 
 
 class Feeder:
@@ -57,7 +59,7 @@ class Feeder:
                     inputs[name] = torch.cat([side[name] for side in sides])
         inputs = {name: value.to(device) for name, value in inputs.items()}
         if batch.pictures:
-            inputs["mm_encoder_outputs"] = {"image": self._rebuilt(self.features(batch.pictures, prepared))}
+            inputs["mm_encoder_outputs"] = {"image": _Encoded.joined(self.features(batch.pictures, prepared))}
         return inputs
 
     def features(self, keys: Sequence[str], prepared: Prepared) -> list[Any]:
@@ -98,19 +100,47 @@ class Feeder:
         inputs = {name: torch.cat([side[name] for side in sides]).to(self._model.device) for name in names}
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
         out = self._model.get_image_features(**inputs, return_dict=True)
-        pooled = out.pooler_output
-        if len(pooled) != len(keys):  # not one entry a picture: take them one by one
-            return [self._encode_alike([key], prepared)[0] for key in keys] if len(keys) > 1 else [(type(out), pooled)]
-        whole = isinstance(pooled, Tensor)
-        return [(type(out), pooled[i : i + 1] if whole else [pooled[i]]) for i in range(len(keys))]
+        encoded = _Encoded(type(out), out.pooler_output, tuple(getattr(out, _DEEP, None) or ()))
+        if len(keys) == 1:
+            return [encoded]
+        if any(len(level) != len(keys) for level in encoded.levels):  # not one entry a picture: take them one by one
+            return [self._encode_alike([key], prepared)[0] for key in keys]
+        return [encoded.of(index) for index in range(len(keys))]
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """What the encoder gave for some pictures.
+
+    Attributes:
+        kind: the type of its output.
+        pooled: what enters the token stream: one entry a picture, or a tensor.
+        deep: what DeepStack adds after the first decoder layers, in the same form for each.
+    """
+
+    kind: Any
+    pooled: Any
+    deep: tuple[Any, ...]
+
+    @property
+    def levels(self) -> tuple[Any, ...]:
+        return (self.pooled, *self.deep)
+
+    def of(self, index: int) -> _Encoded:
+        """What belongs to one picture, where there is one entry for each."""
+        pooled, *deep = (
+            level[index : index + 1] if isinstance(level, Tensor) else [level[index]] for level in self.levels
+        )
+        return _Encoded(self.kind, pooled, tuple(deep))
 
     @staticmethod
-    def _rebuilt(features: Sequence[Any]) -> Any:
-        """The encoder's output for several pictures, out of those for each."""
-        kind, first = features[0]
-        if isinstance(first, Tensor):
-            return kind(pooler_output=torch.cat([pooled for _, pooled in features]))
-        return kind(pooler_output=[piece for _, pooled in features for piece in pooled])
+    def joined(some: Sequence[_Encoded]) -> Any:
+        """The encoder's output for all of them, as the model wants it."""
+        pooled, *deep = (
+            torch.cat(level) if isinstance(level[0], Tensor) else [piece for pieces in level for piece in pieces]
+            for level in zip(*(one.levels for one in some), strict=True)
+        )
+        return some[0].kind(pooler_output=pooled, **({_DEEP: deep} if deep else {}))
 
 
 class EmbeddingFeeder(Feeder):
@@ -127,8 +157,8 @@ class EmbeddingFeeder(Feeder):
         ids = batch.ids_BT.to(self._model.device)
         embeds_BTD = self._parts.embed(ids)
         if batch.pictures:
-            features = [pooled for _, pooled in self.features(batch.pictures, prepared)]
-            rows = torch.cat([torch.as_tensor(one).flatten(0, -2) for one in features])
+            features = self.features(batch.pictures, prepared)
+            rows = torch.cat([one.pooled.flatten(0, -2) for one in features])
             visual_BT1 = (ids == self._parts.image_token)[..., None]
             embeds_BTD = embeds_BTD.masked_scatter(visual_BT1, rows.to(embeds_BTD.dtype))
         return {"inputs_embeds": embeds_BTD, "attention_mask": batch.mask_BT.to(self._model.device)}

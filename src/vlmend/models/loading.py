@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
@@ -17,6 +16,7 @@ from vlmend.models.bundled import BUNDLED, bundled_folder
 from vlmend.models.parts import find_parts
 from vlmend.models.processors import load_processor
 from vlmend.models.prompts import Prompter
+from vlmend.models.traits import probe
 from vlmend.models.verify import verify
 from vlmend.models.vlm import VLM
 
@@ -46,7 +46,7 @@ def load(
     name = str(name)
     source = _source(name)
     config = _config(name, source, trust_remote_code)
-    with _no_progress_bars():
+    with _quiet():
         try:
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 source, config=config, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
@@ -59,7 +59,9 @@ def load(
         raise ModelError(f"'{name}' lacks weights: {', '.join(sorted(info['missing_keys'])[:5])}")
     model.requires_grad_(False).eval().to(device)
     parts = find_parts(model)
-    vlm = VLM(name, model, processor, parts, _prompter(processor, parts.image_token))
+    with _quiet():
+        traits = probe(processor, parts.image_token)
+    vlm = VLM(name, model, processor, parts, Prompter(processor, traits))
     verify(vlm)
     return vlm
 
@@ -92,28 +94,19 @@ def _config(name: str, source: str, trust_remote_code: bool) -> Any:
     return config
 
 
-def _prompter(processor: Any, image_token: int) -> Prompter:
-    """A prompter that knows what stands for a picture, and whether the processor puts it into the text by itself."""
-    token = getattr(processor, "image_token", None)
-    token = processor.tokenizer.convert_ids_to_tokens(image_token) if token is None else str(token)
-    try:
-        fields = processor(images=[Image.new("RGB", (64, 64))], text=["a"], return_tensors="pt")
-        inserts = bool((fields["input_ids"] == image_token).any())
-    except (ValueError, TypeError, IndexError, KeyError):  # too few places for the picture
-        inserts = False
-    return Prompter(processor, token, inserts)
-
-
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextmanager
-def _no_progress_bars() -> Generator[None, None, None]:
-    shown = transformers_logging.is_progress_bar_enabled()
+def _quiet() -> Generator[None, None, None]:
+    """Without transformers' progress bars and advice."""
+    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(level)
         if shown:
             transformers_logging.enable_progress_bar()

@@ -9,12 +9,24 @@ from PIL import Image, ImageOps
 
 from vlmend.errors import PromptError
 
-__all__ = ["content_hash", "open_picture"]
+__all__ = ["Picture", "Pictures", "content_hash", "listed", "open_picture"]
+
+Picture = Path | Image.Image
+Pictures = Picture | tuple[Picture, ...] | None
+"""No picture, one, or several in their order."""
+
 
 _DIGITS = 16
 
 
-def open_picture(image: Path | Image.Image) -> Image.Image:
+def listed(images: Pictures) -> tuple[Picture, ...]:
+    """The pictures one by one."""
+    if images is None:
+        return ()
+    return images if isinstance(images, tuple) else (images,)
+
+
+def open_picture(image: Picture) -> Image.Image:
     """Decode a picture to RGB, turned as its camera says.
 
     Raises:

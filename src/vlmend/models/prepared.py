@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -12,19 +12,19 @@ from PIL import Image
 from torch import Tensor
 
 from vlmend.errors import PromptError
-from vlmend.models.pictures import content_hash, open_picture
+from vlmend.models.pictures import Pictures, content_hash, listed, open_picture
 from vlmend.models.prompts import Prompter
 
 __all__ = ["Asked", "Batch", "Features", "Prepared", "Preparer", "Row"]
 
 
 class Asked(Protocol):
-    """What can be asked: a question, perhaps with a picture, perhaps with its answer."""
+    """What can be asked: a question, perhaps with pictures, perhaps with its answer."""
 
     @property
     def question(self) -> str: ...
     @property
-    def image(self) -> Path | Image.Image | None: ...
+    def image(self) -> Pictures: ...
     @property
     def answer(self) -> str | None: ...
 
@@ -39,9 +39,12 @@ class Row:
         visual_T: which of them are visual tokens.
         target_N: the answer's tokens and what closes the turn; empty where there is no answer.
         answer_length: how many of them are the answer's.
-        picture: content hash of its picture; ``None`` without one.
+        picture: key of what the encoder gets (in ``Prepared.pictures``); ``None`` without a picture. For one picture
+            it is its content hash; where the encoder reads the question too, the question's is added.
         extras: other tensors of the processor that go along the tokens.
         question: as it was asked, without the template.
+        pictures: content hashes of its pictures, in their order.
+        sizes: width and height of each, in pixels.
     """
 
     prompt: str
@@ -52,6 +55,8 @@ class Row:
     picture: str | None
     extras: dict[str, Tensor]
     question: str = ""
+    pictures: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(eq=False)
@@ -66,9 +71,9 @@ class Features:
 class Prepared:
     """Examples ready to be run, in their order.
 
-    ``pictures`` holds the processor's tensors of every distinct picture; ``features`` what the vision encoder made of
-    them, and of which state of its weights that is; ``below`` what layers handed on in earlier runs of these rows
-    (`resume.py`).
+    ``pictures`` holds the processor's tensors of every distinct picture (or pictures of one row); ``features`` what the
+    vision encoder made of them, and of which state of its weights that is; ``below`` what layers handed on in earlier
+    runs of these rows (`resume.py`).
     """
 
     rows: tuple[Row, ...]
@@ -91,7 +96,7 @@ class Batch:
     Attributes:
         ids_BT, mask_BT: tokens, and where they are not padding.
         extras: as in `Row`, padded with zeros.
-        pictures: the pictures of the rows that have one, in their order.
+        pictures: keys of the rows that have pictures, in their order.
     """
 
     ids_BT: Tensor
@@ -135,35 +140,49 @@ class Preparer:
     def _row(self, example: Asked) -> tuple[Row, dict[str, Tensor]]:
         if not example.question:
             raise PromptError("an example has an empty question")
-        picture = None if example.image is None else open_picture(example.image)
-        prompt = self._prompter.prompt(example.question, picture is not None)
-        fields = self.fields(prompt, picture)
+        pictures = [open_picture(image) for image in listed(example.image)]
+        prompt = self._prompter.prompt(example.question, len(pictures))
+        fields = self.fields(prompt, pictures)
         ids = fields.pop("input_ids")
         fields.pop("attention_mask", None)
-        extras = {name: value[0] for name, value in fields.items() if value.shape == ids.shape}
+        traits = self._prompter.traits
+        extras = {name: value[0] for name, value in fields.items() if traits.is_along(name, value, ids)}
         inputs = {name: value for name, value in fields.items() if name not in extras}
+        extras = {name: torch.zeros_like(ids[0]) for name in traits.along} | extras
         visual = ids[0] == self._image_token
-        if visual.any() != (picture is not None):
+        if visual.any() != bool(pictures):
             raise PromptError(f"the prompt has {int(visual.sum())} visual tokens: {prompt!r}")
-        target, length = self._target(prompt, example.question, picture is not None, example.answer)
-        key = None if picture is None else content_hash(picture)
-        return Row(prompt, ids[0], visual, target, length, key, extras, example.question), inputs
+        target, length = self._target(prompt, example.question, len(pictures), example.answer)
+        hashes = tuple(content_hash(picture) for picture in pictures)
+        key = _key(hashes, [value for name, value in inputs.items() if name.startswith(traits.second or ("\0",))])
+        sizes = tuple(picture.size for picture in pictures)
+        return Row(prompt, ids[0], visual, target, length, key, extras, example.question, hashes, sizes), inputs
 
-    def fields(self, prompt: str, picture: Image.Image | None) -> dict[str, Tensor]:
+    def fields(self, prompt: str, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
         """What the processor makes of one prompt, as tensors with a leading axis of 1.
 
         Raises:
-            PromptError: the processor refuses the prompt or the picture.
+            PromptError: the processor refuses the prompt or the pictures.
         """
-        settings: Any = {"return_tensors": "pt", "add_special_tokens": not self._opens_itself(prompt)}
         try:
-            if picture is None:
-                fields = self._tokenizer([prompt], **settings)
+            if not pictures:
+                text = self._read(prompt)
+                fields = self._tokenizer([text], return_tensors="pt", add_special_tokens=not self._opens_itself(text))
             else:
-                fields = self._processor(images=[picture], text=[prompt], **settings)
+                fields = self._processor(
+                    images=self._prompter.traits.images(pictures),
+                    text=[prompt],
+                    return_tensors="pt",
+                    add_special_tokens=not self._opens_itself(prompt),
+                )
         except (ValueError, ZeroDivisionError) as error:
             raise PromptError(f"the model's processor refuses {prompt!r}: {' '.join(str(error).split())}") from error
         return {name: value for name, value in fields.items() if isinstance(value, Tensor) and name != "labels"}
+
+    def _read(self, prompt: str) -> str:
+        """A prompt with what the processor writes around it."""
+        traits = self._prompter.traits
+        return traits.opening + prompt + traits.closing
 
     def _opens_itself(self, prompt: str) -> bool:
         """Whether the prompt brings its own first special token, so that the tokenizer must not add another."""
@@ -172,14 +191,15 @@ class Preparer:
 
     def answered(self, row: Row, answer: str) -> Tensor:
         """The target of the same prompt with another answer."""
-        return self._target(row.prompt, row.question, row.picture is not None, answer)[0]
+        return self._target(row.prompt, row.question, len(row.pictures), answer)[0]
 
-    def _target(self, prompt: str, question: str, has_picture: bool, text: str | None) -> tuple[Tensor, int]:
+    def _target(self, prompt: str, question: str, pictures: int, text: str | None) -> tuple[Tensor, int]:
         """The tokens that follow the prompt, up to the first that ends the turn, and how many are the answer's."""
         text = (text or "").strip()
         if not text:
             return torch.empty(0, dtype=torch.long), 0
-        spoken, closing = self._prompter.continuation(question, has_picture, text)
+        spoken, closing = self._prompter.continuation(question, pictures, text)
+        prompt = self._read(prompt)
         answer = self._continued(prompt, spoken)
         whole = self._continued(prompt, spoken + closing) if closing else answer
         length = next((i for i, (a, b) in enumerate(zip(answer, whole, strict=False)) if a != b), len(answer))
@@ -201,7 +221,7 @@ class Preparer:
         ids = [torch.cat([row.ids_T, row.target_N]) if with_targets else row.ids_T for row in rows]
         names = {name for row in rows for name in row.extras}
         extras = {
-            name: _left_padded([_along(row, name, len(one)) for row, one in zip(rows, ids, strict=True)], 0)
+            name: _left_padded([self._along(row, name, len(one)) for row, one in zip(rows, ids, strict=True)], 0)
             for name in names
         }
         return Batch(
@@ -211,11 +231,19 @@ class Preparer:
             pictures=tuple(row.picture for row in rows if row.picture is not None),
         )
 
+    def _along(self, row: Row, name: str, length: int) -> Tensor:
+        """What the processor gave along a row's prompt, with its value for answers along the answer."""
+        values = row.extras.get(name, torch.zeros_like(row.ids_T))
+        answer = self._prompter.traits.along.get(name, 0)
+        return torch.cat([values, values.new_full((length - len(row.ids_T),), answer)])
 
-def _along(row: Row, name: str, length: int) -> Tensor:
-    """What the processor gave along a row's prompt, with zeros along its answer."""
-    values = row.extras.get(name, torch.zeros_like(row.ids_T))
-    return torch.cat([values, values.new_zeros(length - len(row.ids_T))])
+
+def _key(pictures: Sequence[str], read: Sequence[Tensor]) -> str | None:
+    """What the encoder's output depends on: the pictures, and what it reads of the question."""
+    if not pictures:
+        return None
+    words = [hashlib.blake2b(str(tensor.tolist()).encode(), digest_size=8).hexdigest() for tensor in read]
+    return "+".join((*pictures, *words))
 
 
 def _left_padded(rows: Sequence[Tensor], value: int) -> Tensor:

@@ -55,6 +55,18 @@ def _do_without_video() -> None:
     mixin._vlmend_without_video = True
 
 
+def _do_without_number_words() -> None:
+    """Let SmolVLM's processor load without num2words, which it asks for at once but needs for videos only."""
+    if importlib.util.find_spec("num2words") is None:
+        import transformers.models.smolvlm.processing_smolvlm as smolvlm
+
+        smolvlm.num2words = smolvlm.num2words or _no_number_words
+
+
+def _no_number_words(*args: Any, **kwargs: Any) -> str:
+    raise ImportError("videos need num2words")
+
+
 def load_processor(source: str, config: Any, *, trust_remote_code: bool = False) -> Any:
     """Load the processor of a checkpoint.
 
@@ -64,6 +76,7 @@ def load_processor(source: str, config: Any, *, trust_remote_code: bool = False)
         trust_remote_code: run code that comes with the checkpoint.
     """
     _do_without_video()
+    _do_without_number_words()
     processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
-__all__ = ["Prompter"]
+from vlmend.errors import PromptError
+from vlmend.models.traits import Traits
+
+__all__ = ["MARKER", "Prompter"]
+
+MARKER = "<image>"
+"""Says in a question where a picture stands. Without markers, all pictures stand before the question."""
 
 
 class Prompter:
@@ -12,50 +19,107 @@ class Prompter:
 
     Args:
         processor: the model's processor.
-        image_token: what stands for a picture in a text.
-        inserts_image: whether the processor puts the picture's place into the text by itself.
+        traits: how it writes pictures.
     """
 
-    def __init__(self, processor: Any, image_token: str, inserts_image: bool) -> None:
+    def __init__(self, processor: Any, traits: Traits) -> None:
+        self.traits = traits
         self._processor = processor
-        self._tokenizer = processor.tokenizer
-        self._mark = "" if inserts_image else f"{image_token}\n"
         self._template = _template_owner(processor)
+        # A template may put all pictures first, wherever they stand: then their places are written into the text.
+        self._place = None if self._template is not processor else self._place_lost_by_template()
 
-    def prompt(self, question: str, has_image: bool) -> str:
-        """Everything up to where the answer begins."""
+    def prompt(self, question: str, pictures: int) -> str:
+        """Everything up to where the answer begins, for a question with so many pictures.
+
+        Raises:
+            PromptError: the question's markers do not fit its pictures, or the model cannot have them there.
+        """
         if self._template is None:
-            return self._plain(question, has_image)
-        return self._render(question, has_image, None)
+            return self._plain(question, pictures)
+        return self._render(question, pictures, None)
 
-    def continuation(self, question: str, has_image: bool, answer: str) -> tuple[str, str]:
+    def continuation(self, question: str, pictures: int, answer: str) -> tuple[str, str]:
         """What follows the prompt when the model gives ``answer``: up to its last word, and what closes the turn."""
         if self._template is not None:
-            prompt = self._render(question, has_image, None)
-            whole = self._render(question, has_image, answer)
+            prompt = self._render(question, pictures, None)
+            whole = self._render(question, pictures, answer)
             rest = whole.removeprefix(prompt)
             at = rest.find(answer)
             if whole.startswith(prompt) and at >= 0:
                 end = at + len(answer)
                 return rest[:end], rest[end:]
             return answer, ""
-        return f" {answer}", ""
+        return (answer if self.traits.closing[-1:].isspace() else f" {answer}"), ""
 
-    def _plain(self, question: str, has_image: bool) -> str:
-        return self._mark + question if has_image else question
+    def _pieces(self, question: str, pictures: int) -> list[str]:
+        """The text before, between and after the pictures."""
+        pieces = question.split(MARKER)
+        if len(pieces) == 1:
+            pieces = [""] * pictures + [question]
+        if len(pieces) != pictures + 1:
+            raise PromptError(
+                f"{pictures} picture(s) were given for {len(pieces) - 1} {MARKER} marker(s) in the question {question!r}"
+            )
+        if pictures > 1 and not self.traits.several:
+            raise PromptError(f"this model takes one picture with a question, not {pictures}")
+        mark = self.traits.mark
+        if mark and any(mark in piece for piece in pieces):
+            raise PromptError(
+                f"the question has {mark!r} in it, which this model reads as a picture; write {MARKER}: {question!r}"
+            )
+        return pieces
 
-    def _render(self, question: str, has_image: bool, answer: str | None) -> str:
+    def _plain(self, question: str, pictures: int) -> str:
+        pieces = self._pieces(question, pictures)
+        mark, gap = self.traits.mark, self.traits.gap
+        if not pictures or not mark:
+            if pictures and pieces[0].strip():
+                raise PromptError(f"this model takes its picture before the question, not inside of it: {question!r}")
+            return pieces[-1] if len(pieces[-1].strip()) else question
+        return mark.join(pieces) if MARKER in question else (mark + gap) * pictures + question
+
+    def _render(self, question: str, pictures: int, answer: str | None) -> str:
         """One turn through the chat template, opened for the answer where none is given."""
+        answered: Any = answer
         if self._template is self._processor:
-            picture = [{"type": "image"}] if has_image else []
-            asked: Any = [*picture, {"type": "text", "text": question}]
-            answered: Any = [{"type": "text", "text": answer}]
+            asked: Any = self._content(question, pictures)
+            answered = [_text(answer or "")]
         else:
-            asked, answered = self._plain(question, has_image), answer
+            asked = self._plain(question, pictures)
         messages = [{"role": "user", "content": asked}]
         if answer is not None:
             messages.append({"role": "assistant", "content": answered})
-        return self._template.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False)
+        return self._templated(messages, answer is None)
+
+    def _content(self, question: str, pictures: int) -> list[dict[str, str]]:
+        pieces = self._pieces(question, pictures)
+        if self._place is not None and any(pieces[:-1]):
+            return [_text(self._place.join(pieces))]
+        texts = [[_text(piece)] if piece else [] for piece in pieces]
+        images = [[{"type": "image"}]] * pictures
+        return [item for pair in zip_longest(texts, images, fillvalue=[]) for some in pair for item in some]
+
+    def _templated(self, messages: list[dict[str, Any]], opened: bool) -> str:
+        return self._template.apply_chat_template(messages, add_generation_prompt=opened, tokenize=False)
+
+    def _place_lost_by_template(self) -> str | None:
+        """What the template writes for a picture, if it does not leave pictures where they stand; else ``None``."""
+
+        def rendered(*content: dict[str, str]) -> str:
+            return self._templated([{"role": "user", "content": list(content)}], True)
+
+        before, picture, after = _text("before"), {"type": "image"}, _text("after")
+        between = rendered(before, picture, after).partition("before")[2].partition("after")[0]
+        if between != rendered(before, after).partition("before")[2].partition("after")[0]:
+            return None
+        with_picture, without = rendered(picture, after), rendered(after)
+        lead = next((i for i, (a, b) in enumerate(zip(with_picture, without, strict=False)) if a != b), len(without))
+        return with_picture[lead : lead + len(with_picture) - len(without)]
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
 
 
 def _template_owner(processor: Any) -> Any:
