@@ -7,7 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+import vlmend
+from conftest import FAMILIES
 from vlmend import VLM, Example
+from vlmend.errors import PartsError, PromptError
+from vlmend.models.pictures import content_hash
 from vlmend.models.trace import capture
 
 
@@ -92,6 +96,42 @@ def test_equals_the_plain_library_call(vlm: VLM, examples):
     torch.testing.assert_close(vlm.run(vlm.prepare([example])).rows[0].logits_NV[0], logits, atol=2e-5, rtol=1e-4)
 
 
+def test_loss_is_that_of_labels(vlm: VLM, examples):
+    """Mean cross-entropy at the targets is the loss that the model computes when it is given labels and pixels."""
+    prepared = vlm.prepare(examples[:1])
+    row = prepared.rows[0]
+    mine = vlm.run(prepared).rows[0]
+    loss = torch.nn.functional.cross_entropy(mine.logits_NV, mine.target_N)
+    plain = vlm._preparer.batch([row], with_targets=True)
+    labels = torch.cat([torch.full_like(row.ids_T, -100), row.target_N])[None]
+    with torch.no_grad():
+        theirs = vlm.model(
+            input_ids=plain.ids_BT,
+            attention_mask=plain.mask_BT,
+            labels=labels,
+            **plain.extras,
+            **prepared.pictures[row.picture],
+        ).loss
+    torch.testing.assert_close(loss, theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_gradients_reach_the_decoder_and_the_picture(vlm: VLM, examples):
+    watched = [
+        next(iter(vlm.parts.modules("late", ["mlp.down"]).values())).weight,
+        next(iter(vlm.parts.connector.parameters())),
+    ]
+    for parameter in watched:
+        parameter.requires_grad_(True)
+    try:
+        output = vlm.run(vlm.prepare(examples), grad=True).rows
+        loss = sum(torch.nn.functional.cross_entropy(row.logits_NV, row.target_N) for row in output)
+        gradients = torch.autograd.grad(loss, watched)
+    finally:
+        for parameter in watched:
+            parameter.requires_grad_(False)
+    assert all(float(gradient.abs().max()) > 1e-6 for gradient in gradients)
+
+
 def test_answer_asks_one_question(vlm: VLM, examples):
     expected = vlm.generate(vlm.prepare(examples[:1]), max_new_tokens=3)[0]
     assert vlm.answer(examples[0].image, examples[0].question, max_new_tokens=3) == expected
@@ -107,3 +147,86 @@ def test_a_checkpoints_own_sampling_is_left_out(vlm: VLM, examples, monkeypatch)
         )
         monkeypatch.setattr(model, "generation_config", own)
     assert vlm.generate(prepared, max_new_tokens=6) == expected
+
+
+SEVERAL = [
+    "what colour is the cup ?",
+    "what is in <image> and what in <image> ?",
+    "<image> is there a dog ? <image>",
+]
+
+
+def takes_several(vlm: VLM) -> bool:
+    return vlm._preparer.traits.several
+
+
+def test_who_takes_several_pictures(tiny):
+    assert {name for name in FAMILIES if not takes_several(tiny(name))} == {"blip2", "blip2_llama", "instructblip"}
+
+
+@pytest.mark.parametrize("question", SEVERAL)
+def test_several_pictures(vlm: VLM, picture, question):
+    """Each picture is seen where it stands, in its order; batches with other rows change nothing."""
+    one, other = picture(1), picture(2, (60, 30))
+    example = Example(question, (one, other), "red")
+    if not takes_several(vlm):
+        with pytest.raises(PromptError, match="takes one picture with a question, not 2"):
+            vlm.prepare([example])
+        return
+    row = vlm.prepare([example]).rows[0]
+    assert row.pictures == (content_hash(one), content_hash(other))
+    assert row.sizes == ((44, 36), (60, 30))
+    examples = [example, Example("who wrote the song", None, "nobody"), Example("what ?", other, "red"), example]
+    together = vlm.run(vlm.prepare(examples)).rows
+    alone = [vlm.run(vlm.prepare([one])).rows[0] for one in examples]
+    for mine, single in zip(together, alone, strict=True):
+        torch.testing.assert_close(mine.logits_NV, single.logits_NV, atol=2e-5, rtol=1e-4)
+    turned = vlm.run(vlm.prepare([Example(question, (other, one), "red")])).rows[0]
+    assert not torch.allclose(turned.logits_NV, alone[0].logits_NV, atol=1e-4)
+    assert vlm.generate(vlm.prepare([example]), max_new_tokens=4)[0] == greedy_without_cache(vlm, example, 4)
+
+
+def test_places_of_pictures(vlm: VLM, picture):
+    """Words before, between and after the pictures' tokens are those of the question."""
+    if not takes_several(vlm):
+        pytest.skip("takes one picture")
+    row = vlm.prepare([Example("red <image> blue <image> bird", (picture(1), picture(2)))]).rows[0]
+    words = vlm.tokenizer.decode(torch.where(row.visual_T, vlm.tokenizer.unk_token_id, row.ids_T))
+    places = [words.index(word) for word in ("red", "blue", "bird")]
+    unknown = [index for index in range(len(words)) if words.startswith(vlm.tokenizer.unk_token, index)]
+    assert any(places[0] < place < places[1] for place in unknown)
+    assert any(places[1] < place < places[2] for place in unknown)
+    assert all(places[0] < place < places[2] for place in unknown)
+
+
+def test_equals_the_plain_call_with_several_pictures(vlm: VLM, picture):
+    if not takes_several(vlm):
+        pytest.skip("takes one picture")
+    pictures = [picture(1), picture(2, (60, 30))]
+    prepared = vlm.prepare([Example("what is in <image> and in <image> ?", tuple(pictures), "red")])
+    row = prepared.rows[0]
+    opens = row.prompt.startswith(vlm.tokenizer.bos_token)
+    plain = vlm.processor(images=[pictures], text=[row.prompt], return_tensors="pt", add_special_tokens=not opens)
+    with torch.no_grad():
+        logits = vlm.model(**plain).logits[0, -1].float()
+    torch.testing.assert_close(vlm.run(prepared).rows[0].logits_NV[0], logits, atol=2e-5, rtol=1e-4)
+
+
+def test_the_place_of_the_only_picture(vlm: VLM, picture):
+    """At the front is the same as no marker; elsewhere is another prompt, or refused in clear words."""
+    plain, front = vlm.prepare([Example("what ?", picture(1)), Example("<image>what ?", picture(1))]).rows
+    if vlm._preparer.traits.mark:
+        behind = vlm.prepare([Example("what <image> ?", picture(1))]).rows[0]
+        assert int(behind.visual_T.sum()) == int(plain.visual_T.sum())
+        assert behind.prompt != plain.prompt
+    else:
+        with pytest.raises(PromptError, match="before the question"):
+            vlm.prepare([Example("what <image> ?", picture(1))])
+    assert front.visual_T.any()
+    assert front.ids_T[front.visual_T].tolist() == plain.ids_T[plain.visual_T].tolist()
+
+
+def test_mllama_is_refused(tiny_folder):
+    with pytest.raises(PartsError, match="cross-attention") as caught:
+        vlmend.load(tiny_folder("mllama"))
+    assert "\n" not in str(caught.value)

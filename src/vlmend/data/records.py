@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from PIL import Image
+from vlmend.models.pictures import Picture, Pictures, listed
 
 __all__ = [
     "IMAGE_GENERALITY",
@@ -35,15 +34,21 @@ NO_IMAGE_LOCALITY = "no_image_locality"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question, with or without a picture, and its answer where one is known.
+    """One question, with or without pictures, and its answer where one is known.
 
-    ``aliases`` are other answers that count as right.
+    ``image`` is one picture, or several in their order; an ``<image>`` in the question says where each stands, and
+    without any they stand before it. ``aliases`` are other answers that count as right.
     """
 
     question: str
-    image: Path | Image.Image | None = None
+    image: Pictures = None
     answer: str | None = None
     aliases: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Its pictures one by one; empty where there is none."""
+        return listed(self.image)
 
     @property
     def accepted(self) -> tuple[str, ...]:

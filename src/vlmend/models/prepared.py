@@ -118,6 +118,7 @@ class Preparer:
     def __init__(self, processor: Any, prompter: Prompter, image_token: int, ends: Sequence[int]) -> None:
         self._processor = processor
         self._tokenizer = processor.tokenizer
+        self.traits = prompter.traits
         self._prompter = prompter
         self._image_token = image_token
         self._ends = set(ends)
@@ -145,7 +146,7 @@ class Preparer:
         fields = self.fields(prompt, pictures)
         ids = fields.pop("input_ids")
         fields.pop("attention_mask", None)
-        traits = self._prompter.traits
+        traits = self.traits
         extras = {name: value[0] for name, value in fields.items() if traits.is_along(name, value, ids)}
         inputs = {name: value for name, value in fields.items() if name not in extras}
         extras = {name: torch.zeros_like(ids[0]) for name in traits.along} | extras
@@ -170,7 +171,7 @@ class Preparer:
                 fields = self._tokenizer([text], return_tensors="pt", add_special_tokens=not self._opens_itself(text))
             else:
                 fields = self._processor(
-                    images=self._prompter.traits.images(pictures),
+                    images=self.traits.images(pictures),
                     text=[prompt],
                     return_tensors="pt",
                     add_special_tokens=not self._opens_itself(prompt),
@@ -181,7 +182,7 @@ class Preparer:
 
     def _read(self, prompt: str) -> str:
         """A prompt with what the processor writes around it."""
-        traits = self._prompter.traits
+        traits = self.traits
         return traits.opening + prompt + traits.closing
 
     def _opens_itself(self, prompt: str) -> bool:
@@ -234,7 +235,7 @@ class Preparer:
     def _along(self, row: Row, name: str, length: int) -> Tensor:
         """What the processor gave along a row's prompt, with its value for answers along the answer."""
         values = row.extras.get(name, torch.zeros_like(row.ids_T))
-        answer = self._prompter.traits.along.get(name, 0)
+        answer = self.traits.along.get(name, 0)
         return torch.cat([values, values.new_full((length - len(row.ids_T),), answer)])
 
 

@@ -59,7 +59,7 @@ class Prompter:
             pieces = [""] * pictures + [question]
         if len(pieces) != pictures + 1:
             raise PromptError(
-                f"{pictures} picture(s) were given for {len(pieces) - 1} {MARKER} marker(s) in the question {question!r}"
+                f"{pictures} picture(s) were given for {len(pieces) - 1} {MARKER} marker(s) in {question!r}"
             )
         if pictures > 1 and not self.traits.several:
             raise PromptError(f"this model takes one picture with a question, not {pictures}")

@@ -63,9 +63,7 @@ def probe(processor: Any, image_token: int) -> Traits:
     inserted = visual(_WORDS, [_SQUARE])
     marks = _marks(processor, image_token)
     fitting = [mark for mark in marks if (seen := visual(mark + _WORDS, [_SQUARE])) and seen == (inserted or seen)]
-    second = tuple(
-        name.removesuffix("tokenizer") for name in processor.get_attributes() if name.endswith("_tokenizer")
-    )
+    second = tuple(name.removesuffix("tokenizer") for name in processor.get_attributes() if name.endswith("_tokenizer"))
     if not fitting:
         return Traits("" if inserted else marks[0], second=second)
     mark = fitting[0]
@@ -125,12 +123,9 @@ def _around(processor: Any, fields: dict[str, Any], image_token: int) -> tuple[s
 def _along(processor: Any, mark: str, fields: dict[str, Any], second: tuple[str, ...]) -> dict[str, int]:
     """Fields along the tokens, with the value that an answer has in them where the processor can say it."""
     ids = fields["input_ids"]
-    text_only = {"input_ids", "attention_mask", "labels"}
-    names = [
-        name
-        for name, value in fields.items()
-        if name not in text_only and isinstance(value, Tensor) and Traits(mark, second=second).is_along(name, value, ids)
-    ]
+    known = {"input_ids", "attention_mask", "labels"}
+    rest = {name: value for name, value in fields.items() if name not in known and isinstance(value, Tensor)}
+    names = [name for name, value in rest.items() if Traits(mark, second=second).is_along(name, value, ids)]
     told: dict[str, Any] = {}
     if names and "suffix" in inspect.signature(processor.__call__).parameters:
         told = _fields(processor, mark + _WORDS, [_SQUARE], suffix=[_WORDS])

@@ -131,7 +131,7 @@ def _card(case: EditCase, per_editor: Sequence[Sequence[ProbeRecord]]) -> CaseCa
         right=request.expected,
         counterfactual=case.counterfactual,
         after=request.after,
-        picture=case.request.image,
+        picture=next(iter(case.request.pictures), None),
         probes=tuple(probes),
     )
 
@@ -144,7 +144,7 @@ def _row(case: EditCase, example: Example, records: Sequence[ProbeRecord]) -> Pr
         expected=first.target or "",
         before=Verdict(printable(first.before), first.free_exact_before == 1.0),
         after=tuple(Verdict(printable(record.after), record.free_exact_after == 1.0) for record in records),
-        picture=None if example.image == case.request.image else example.image,
+        picture=None if example.image == case.request.image else next(iter(example.pictures), None),
     )
 
 
