@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 import platform
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmend.cli.arguments import load_model
-from vlmend.cli.console import JsonFlag, Reply, replying, working
+from vlmend.cli.console import JsonFlag, Reply, progress, replying, working
 
 if TYPE_CHECKING:
+    from vlmend.models.families import Family
     from vlmend.models.vlm import VLM
 
 __all__ = ["Check", "doctor"]
@@ -36,17 +37,25 @@ class Check:
 
 def doctor(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Also load this model and show its parts.")
+        str | None, typer.Argument(metavar="[MODEL]", help="Also load this model, show its parts and check it.")
     ] = None,
+    families: Annotated[
+        bool, typer.Option("--families", help="Also try every model family that transformers knows, without weights.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check the installation and, if one is named, a model. Exit code 1 if anything is wrong."""
+    """Check the installation and, if one is named, a model. Exit code 1 if anything is wrong with these."""
     with replying(as_json) as reply:
         with working("Looking at the installation"):
             checks = [*versions(), torchvision()]
         _show_checks(reply, checks)
-        description = _model(reply, model) if model else None
-        reply.document = {"checks": [asdict(check) for check in checks], "model": description}
+        document: dict[str, Any] = {"checks": [asdict(check) for check in checks], "model": None}
+        if model:
+            document["model"], promises = _model(reply, model)
+            checks += promises
+        if families:
+            document["families"] = _families(reply)
+        reply.document = document
     if not all(check.ok for check in checks):
         raise typer.Exit(UNSOUND)
 
@@ -71,14 +80,14 @@ def versions() -> Iterator[Check]:
 
 def torchvision() -> Check:
     """Transformers uses torchvision wherever it is installed, so one that does not import breaks every processor."""
+    from vlmend.models.backends import torchvision_problem
+
     name = "torchvision"
+    problem = torchvision_problem()
+    if problem is not None:
+        return Check(name, False, f"installed but broken ({problem}); uninstall it or match it to torch")
     if importlib.util.find_spec(name) is None:
         return Check(name, True, "not installed; pictures are prepared with Pillow")
-    try:
-        importlib.import_module(name)
-    except Exception as error:  # a broken binary may raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Check(name, False, f"installed but broken ({reason}); uninstall it or match it to torch")
     return Check(name, True, importlib.metadata.version(name))
 
 
@@ -105,16 +114,38 @@ def describe(vlm: VLM) -> dict[str, Any]:
     }
 
 
-def _model(reply: Reply, name: str) -> dict[str, Any]:
+def _model(reply: Reply, name: str) -> tuple[dict[str, Any], list[Check]]:
+    from vlmend.models.checkup import checkup
+
     vlm = load_model(name)
     with working("Looking at the model"):
         description = describe(vlm)
+        promises = [Check(found.name, found.ok, found.detail) for found in checkup(vlm)]
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for key, value in description.items():
         shown = "\n".join(f"{part}: {path}" for part, path in value.items()) if isinstance(value, dict) else value
         table.add_row(Text(key.replace("_", " "), "bold"), str(shown))
-    reply.say("", table)
-    return description
+    reply.say("", table, "")
+    _show_checks(reply, promises)
+    return description | {"checks": [asdict(check) for check in promises]}, promises
+
+
+def _families(reply: Reply) -> dict[str, Any]:
+    from vlmend.models.families import examine, registered
+
+    names, found = registered(), list[Family]()
+    with progress("Trying families", len(names)) as step:
+        for name in names:
+            found.append(examine(name))
+            step()
+    counts = {"registered": len(found), **Counter(family.state for family in found)}
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("family", "state", "decoder layers, or why not"):
+        table.add_column(column)
+    for family in found:
+        table.add_row(family.name, family.state, family.reason or family.parts["layers"])
+    reply.say("", table, "", ", ".join(f"{count} {state}" for state, count in counts.items()))
+    return {"counts": counts, "families": [asdict(family) for family in found]}
 
 
 def _show_checks(reply: Reply, checks: list[Check]) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
 from vlmend.errors import ModelError, ModelNotFoundError
+from vlmend.models.backends import do_without_broken_torchvision
 from vlmend.models.bundled import BUNDLED, bundled_folder
 from vlmend.models.parts import find_parts
 from vlmend.models.processors import load_processor
@@ -43,6 +44,7 @@ def load(
         ModelError: it is no image-text-to-text model, or its files are incomplete or damaged.
         PartsError: its parts could not be found or verified.
     """
+    do_without_broken_torchvision()
     name = str(name)
     source = _source(name)
     config = _config(name, source, trust_remote_code)

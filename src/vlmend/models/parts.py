@@ -141,10 +141,10 @@ def find_parts(model: Any) -> Parts:
     vision = _vision(model)
     found: dict[str, Any] = {
         "vision": vision,
-        "connector": _connector(model, vision),
+        "connector": _connector(model, vision, decoder),
         "decoder": decoder,
         "layers": getattr(decoder, "layers", None),
-        "norm": _first(decoder, _NORMS),
+        "norm": _norm(decoder),
         "embed": model.get_input_embeddings(),
         "head": model.get_output_embeddings(),
     }
@@ -165,12 +165,14 @@ def find_parts(model: Any) -> Parts:
 
 
 def _decoder(model: Any) -> Any:
-    """The stack that owns the layers: ``get_decoder`` may stop at a causal model around it, so go to the fixpoint."""
+    """The stack that owns the layers: ``get_decoder`` may stop at a causal model around it, so go on inwards."""
     if not hasattr(model, "get_decoder"):
         raise PartsError(f"{type(model).__name__} has no text decoder")
     decoder = model.get_decoder()
     while hasattr(decoder, "get_decoder") and (inner := decoder.get_decoder()) is not decoder:
         decoder = inner
+    if not hasattr(decoder, "layers"):
+        return next((inner for inner in decoder.children() if hasattr(inner, "layers")), decoder)
     return decoder
 
 
@@ -181,8 +183,29 @@ def _vision(model: Any) -> Any:
     return None if vision is model else vision
 
 
-def _connector(model: Any, vision: Any) -> Any:
-    return _first(model, _CONNECTORS) or _first(model.base_model, _CONNECTORS) or _first(vision, _CONNECTORS)
+def _connector(model: Any, vision: Any, decoder: Any) -> Any:
+    """By one of its usual names; else it is the last of what stands beside the encoder and the decoder."""
+    known = _first(model, _CONNECTORS) or _first(model.base_model, _CONNECTORS) or _first(vision, _CONNECTORS)
+    if known is not None or vision is None:
+        return known
+    apart = {id(vision), id(decoder), id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    beside = [
+        child
+        for name, child in model.base_model.named_children()
+        if "audio" not in name
+        and any(True for _ in child.parameters())
+        and not any(id(module) in apart for module in child.modules())
+    ]
+    return beside[-1] if beside else None
+
+
+def _norm(decoder: Any) -> Any:
+    """By one of its usual names; else the only child that is called a norm."""
+    known = _first(decoder, _NORMS)
+    if known is not None:
+        return known
+    named = [child for name, child in decoder.named_children() if "norm" in name]
+    return named[0] if len(named) == 1 else None
 
 
 def _first(owner: Any, names: Sequence[str]) -> Any:

@@ -6,8 +6,6 @@ import copy
 import importlib.util
 from typing import Any
 
-import transformers.processing_utils as processing
-from transformers import AutoProcessor
 from transformers.utils.hub import PushToHubMixin
 
 __all__ = ["load_processor"]
@@ -38,6 +36,8 @@ class _NoVideoProcessor(PushToHubMixin):
 
 def _do_without_video() -> None:
     """Let processors with a video part load for pictures alone where torchvision is missing; once per process."""
+    import transformers.processing_utils as processing
+
     mixin: Any = processing.ProcessorMixin
     mapping: Any = processing._LazyAutoProcessorMapping  # pyright: ignore[reportPrivateUsage]
     if importlib.util.find_spec("torchvision") or hasattr(mixin, "_vlmend_without_video"):
@@ -77,6 +77,8 @@ def load_processor(source: str, config: Any, *, trust_remote_code: bool = False)
     """
     _do_without_video()
     _do_without_number_words()
+    from transformers import AutoProcessor  # imports all of image processing, which a broken torchvision would break
+
     processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmend.errors import PartsError
-from vlmend.models.trace import capture
+from vlmend.models.parts import Parts
+from vlmend.models.trace import Call, capture
 from vlmend.models.vlm import VLM, Question
 
-__all__ = ["sample", "verify"]
+__all__ = ["disorder", "run_decoder", "sample", "verify"]
 
 _TOLERANCE = 1e-2
+_TOKENS = 8
 
 
 def sample() -> Question:
@@ -32,41 +35,72 @@ def verify(vlm: VLM) -> None:
         PartsError: names the part and what was expected of it.
     """
     parts, name = vlm.parts, type(vlm.model).__name__
-    watched = {f"layer {index}": layer for index, layer in enumerate(parts.layers)}
-    watched |= {"vision": parts.vision, "connector": parts.connector, "norm": parts.norm, "head": parts.head}
     prepared = vlm.prepare([sample()])
-    with capture(watched) as calls:
+    with capture(_watched(parts)) as calls:
         try:
             output = vlm.run(prepared).rows[0]
         except Exception as error:
             raise PartsError(f"{name} could not be run on a sample: {error}") from error
-
-    def check(holds: bool, problem: str) -> None:
-        if not holds:
-            raise PartsError(f"{name}: {problem}")
-
-    fired = [call.name for call in calls]
-    for part in ("vision", "connector", "norm", "head"):
-        check(part in fired, f"its {part} ({parts.paths[part]}) was not used for a picture and a question")
-    layers = [call for call in calls if call.name.startswith("layer ")]
-    names = [call.name for call in layers]
-    check(names == [f"layer {index}" for index in range(len(parts.layers))], f"its layers ran as {names}")
-    for call in layers:
-        check(
-            isinstance(call.output, Tensor) and call.output.dim() == 3,
-            f"{call.name} does not return [batch, token, width]",
-        )
-    normed = next(call for call in reversed(calls) if call.name == "norm")
-    check(
-        normed.input is not None and torch.equal(normed.input, layers[-1].output),
-        "its norm does not follow its last layer",
-    )
-    if not _caps_logits(vlm.model.config):
+    fired = {call.name for call in calls}
+    problems = [
+        f"its {part} ({parts.paths[part]}) was not used for a picture and a question"
+        for part in ("vision", "connector", "norm", "head")
+        if part not in fired
+    ]
+    problems += disorder(calls, len(parts.layers))
+    if not problems and not _caps_logits(vlm.model.config):
+        normed = next(call for call in reversed(calls) if call.name == "norm")
         with torch.no_grad():
             logits_V = parts.head(normed.output[0, -2]).float()
         scale = float(logits_V.abs().max().clamp(min=1e-6))
         error = float((logits_V - output.logits_NV[-1]).abs().max())
-        check(error <= _TOLERANCE * scale, "its head does not make its logits out of its norm's output")
+        if error > _TOLERANCE * scale:
+            problems.append("its head does not make its logits out of its norm's output")
+    if problems:
+        raise PartsError(f"{name}: {problems[0]}")
+
+
+def run_decoder(parts: Parts) -> list[str]:
+    """What is wrong with the order in which a decoder runs on some tokens, in words; on the meta device too."""
+    weight = next(parts.embed.parameters())
+    embeds_BTD = weight.new_zeros((1, _TOKENS, weight.shape[-1]))
+    # A ready mask is taken as it is: to make one, transformers looks at values, which the meta device does not have.
+    # A decoder that does not know ready masks (OPT) makes its own without looking.
+    ready = torch.ones((1, 1, _TOKENS, _TOKENS), dtype=torch.bool, device=weight.device)
+    with capture(_watched(parts)) as calls, torch.no_grad():
+        try:
+            parts.decoder(inputs_embeds=embeds_BTD, attention_mask=ready, use_cache=False)
+        except ValueError:
+            calls.clear()
+            parts.decoder(inputs_embeds=embeds_BTD, use_cache=False)
+        problems = disorder(calls, len(parts.layers))
+        if not problems:
+            parts.head(calls[-1].output)
+    return problems
+
+
+def disorder(calls: Sequence[Call], count: int) -> list[str]:
+    """What is wrong with the order in which layers and the final norm ran, in words."""
+    layers = [call for call in calls if call.name.startswith("layer ")]
+    names = [call.name for call in layers]
+    if names != [f"layer {index}" for index in range(count)]:
+        return [f"its layers ran as {names}"]
+    shapeless = [call for call in layers if not isinstance(call.output, Tensor) or call.output.dim() != 3]
+    if shapeless:
+        return [f"{shapeless[0].name} does not return [batch, token, width]"]
+    normed = [call for call in calls if call.name == "norm"]
+    if not normed or normed[-1].input is None or not _same(normed[-1].input, layers[-1].output):
+        return ["its norm does not follow its last layer"]
+    return []
+
+
+def _watched(parts: Parts) -> dict[str, nn.Module]:
+    layers = {f"layer {index}": layer for index, layer in enumerate(parts.layers)}
+    return {**layers, "vision": parts.vision, "connector": parts.connector, "norm": parts.norm, "head": parts.head}
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or (not one.is_meta and torch.equal(one, other))
 
 
 def _caps_logits(config: Any) -> bool:

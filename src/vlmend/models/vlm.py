@@ -140,6 +140,11 @@ class VLM:
         """Where the model is."""
         return self.model.device
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        return self._ends
+
     def prepare(self, examples: Sequence[Asked]) -> Prepared:
         """Tokenise examples; pictures of equal content are encoded once for all that is done with the result.
 
