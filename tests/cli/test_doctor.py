@@ -50,3 +50,42 @@ def test_text_names_every_part(vlmend_cli: Callable[..., Any], tiny_folder: Call
     text = vlmend_cli("doctor", tiny_folder()).stdout
     assert "connector:" in text
     assert "fingerprint" in text
+
+
+def test_model_is_checked(vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path]) -> None:
+    outcome = vlmend_cli("doctor", tiny_folder(), "--json")
+    assert outcome.code == 0
+    promises = {check["name"]: check["ok"] for check in outcome.document["model"]["checks"]}
+    assert promises == {"batch": True, "generation": True, "sight": True, "untouched": True}
+
+
+def test_a_blind_model_is_unsound(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny_folder(), tmp_path / "blind")
+    tensors = load_file(folder / "model.safetensors")
+    blind = {name: tensor.zero_() if "projector" in name else tensor for name, tensor in tensors.items()}
+    save_file(blind, folder / "model.safetensors", {"format": "pt"})
+    outcome = vlmend_cli("doctor", folder)
+    assert outcome.code == 1
+    assert "WRONG  sight" in outcome.stdout
+
+
+def test_families(vlmend_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlmend.models import families
+
+    monkeypatch.setattr(families, "registered", lambda: ("llava", "mllama"))
+    outcome = vlmend_cli("doctor", "--families", "--json")
+    assert outcome.code == 0
+    document = outcome.document["families"]
+    assert document["counts"] == {"registered": 2, "verified": 1, "refused": 1}
+    llava, mllama = document["families"]
+    assert llava["parts"]["layers"] == "model.language_model.layers"
+    assert "cross-attention" in mllama["reason"]
+    text = vlmend_cli("doctor", "--families").stdout
+    assert "2 registered, 1 verified, 1 refused" in text
+    assert "model.language_model.layers" in text

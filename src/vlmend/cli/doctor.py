@@ -133,7 +133,8 @@ def _model(reply: Reply, name: str) -> tuple[dict[str, Any], list[Check]]:
 def _families(reply: Reply) -> dict[str, Any]:
     from vlmend.models.families import examine, registered
 
-    names, found = registered(), list[Family]()
+    names = registered()
+    found: list[Family] = []
     with progress("Trying families", len(names)) as step:
         for name in names:
             found.append(examine(name))
