@@ -53,7 +53,7 @@ def test_requests_about_one_picture_share_their_vectors(llava, cases):
     second = replace(cases[1], request=Example("how many birds ?", image, "two"))
     edit = QUICK.fit(llava, [cases[0], second, cases[2]])
     assert len(edit.ops) == 2
-    assert edit.ops[0].key.picture == llava.prepare([cases[0].request]).rows[0].picture
+    assert edit.ops[0].key.picture == llava.prepare([cases[0].request]).rows[0].content
 
 
 def test_refusals(llava, cases):

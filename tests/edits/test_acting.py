@@ -105,9 +105,9 @@ def test_routes_lead_by_picture_and_question(llava: VLM, examples):
     base = logits(llava, examples)
     for key, led in [
         (Key(), [True, True, True, True]),
-        (Key(picture=prepared.rows[0].picture), [True, False, False, True]),
+        (Key(picture=prepared.rows[0].content), [True, False, False, True]),
         (Key(question=examples[0].question), [True, True, False, False]),
-        (Key(prepared.rows[1].picture, examples[0].question), [False, True, False, False]),
+        (Key(prepared.rows[1].content, examples[0].question), [False, True, False, False]),
     ]:
         routed = edit(llava, RouteOp(key, (weight,)))
         now = logits(llava, examples, routed)
@@ -143,7 +143,7 @@ def test_in_force_and_undone(llava: VLM, examples):
 
 def test_round_trip(llava: VLM, examples, tmp_path):
     name, tensor = next((n, t) for n, t in llava.weights.base() if t.dim() == 2)
-    key = Key(llava.prepare(examples).rows[0].picture)
+    key = Key(llava.prepare(examples).rows[0].content)
     inner = RouteOp(Key(question="q"), (AnswerOp("yes"), WeightOp.deltas({name: torch.ones_like(tensor)})))
     mine = edit(llava, shift(llava), RouteOp(key, (inner, shift(llava, layer=2), AnswerOp("no"))))
     back = Edit.load(mine.save(tmp_path / "fix"))

@@ -77,7 +77,7 @@ class VisualDelta:
             raise EditError(f"case '{blind[0]}' has no picture, whose visual states could be changed")
         by_picture: dict[str, list[Example]] = {}
         for case, row in zip(cases, vlm.prepare([case.request for case in cases]).rows, strict=True):
-            by_picture.setdefault(row.picture or "", []).append(case.request)
+            by_picture.setdefault(row.content, []).append(case.request)
         ops = [RouteOp(Key(picture=picture), self._fitted(vlm, asked)) for picture, asked in by_picture.items()]
         return edit_of(self, vlm, cases, ops)
 

@@ -17,7 +17,7 @@ class _Asked(Protocol):
     @property
     def question(self) -> str: ...
     @property
-    def picture(self) -> str | None: ...
+    def content(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Key:
     """What an input must have to be routed.
 
     Attributes:
-        picture: content hash of its picture, empty for an input without one; any if ``None``.
+        picture: content hash of its picture (of several, joined by "+"), empty for an input without one; any if
+            ``None``.
         question: its question, word for word; any if ``None``.
     """
 
@@ -34,7 +35,7 @@ class Key:
 
     def fits(self, row: _Asked) -> bool:
         """Whether an input has all that the key names."""
-        return self.picture in (None, row.picture or "") and self.question in (None, row.question)
+        return self.picture in (None, row.content) and self.question in (None, row.question)
 
 
 @dataclass(frozen=True, eq=False)

@@ -108,7 +108,7 @@ class Oracle:
         known = [example for example in asked if example.question and example.answer]
         rows = vlm.prepare(known).rows
         ops: list[Op] = [
-            RouteOp(Key(row.picture or "", row.question), (AnswerOp(example.answer or ""),))
+            RouteOp(Key(row.content, row.question), (AnswerOp(example.answer or ""),))
             for row, example in zip(rows, known, strict=True)
         ]
         return edit_of(self, vlm, cases, ops)

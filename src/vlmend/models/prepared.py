@@ -58,6 +58,11 @@ class Row:
     pictures: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def content(self) -> str:
+        """What its pictures are: their hashes, joined by "+"; empty without a picture."""
+        return "+".join(self.pictures)
+
 
 @dataclass(eq=False)
 class Features:
