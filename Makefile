@@ -1,20 +1,22 @@
-# make setup | demo | test | lint | format
+# make setup | demo | test | test-all | test-oldest | lint | format | docs
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+OLDEST := .venv-oldest
+PIP    := -m pip install --quiet --disable-pip-version-check
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-all lint format
+.PHONY: setup demo test test-all test-oldest lint format docs
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: setup
@@ -26,6 +28,17 @@ test: setup
 test-all: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
+# What depends on transformers, on the oldest one that pyproject.toml allows, in an environment of its own.
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -m "not slow" tests/models tests/edits tests/editors
+
+$(OLDEST)/.installed: pyproject.toml constraints.txt constraints-oldest.txt
+	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	@awk -F== 'FNR == NR { oldest[$$1]; print; next } !($$1 in oldest)' constraints-oldest.txt constraints.txt \
+		> $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python $(PIP) -c $(OLDEST)/constraints.txt -e . pytest hypothesis
+	@touch $@
+
 lint: setup
 	$(BIN)/ruff check src tests
 	$(BIN)/ruff format --check src tests
@@ -34,3 +47,11 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix src tests
 	$(BIN)/ruff format src tests
+
+# The documentation, into site/; a link that leads nowhere is an error.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[docs]'
+	@touch $@
