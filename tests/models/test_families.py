@@ -66,7 +66,8 @@ def test_pictures_matter_and_are_encoded_once(vlm: VLM, examples, picture):
         first = vlm.run(prepared)
         vlm.generate(prepared, max_new_tokens=2)
         again = vlm.run(prepared)
-    assert 1 <= len(calls) <= len(prepared.pictures)  # all at once, or one by one
+    # All at once, one by one, or one by one after all at once in vain (Idefics3 in transformers 5.20).
+    assert 1 <= len(calls) <= len(prepared.pictures) + 1
     assert torch.equal(first.rows[0].logits_NV, again.rows[0].logits_NV)
     other = vlm.run(vlm.prepare([Example(examples[0].question, picture(9), "red")])).rows[0]
     assert not torch.allclose(other.logits_NV, first.rows[0].logits_NV, atol=1e-4)

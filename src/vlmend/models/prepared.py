@@ -181,8 +181,9 @@ class Preparer:
                     return_tensors="pt",
                     add_special_tokens=not self._opens_itself(prompt),
                 )
-        except (ValueError, ZeroDivisionError) as error:
-            raise PromptError(f"the model's processor refuses {prompt!r}: {' '.join(str(error).split())}") from error
+        except (ValueError, ZeroDivisionError, StopIteration) as error:  # the last: transformers 5.20, pictures used up
+            reason = " ".join(str(error).split()) or "it has more places for pictures than there are pictures"
+            raise PromptError(f"the model's processor refuses {prompt!r}: {reason}") from error
         return {name: value for name, value in fields.items() if isinstance(value, Tensor) and name != "labels"}
 
     def _read(self, prompt: str) -> str:
