@@ -33,7 +33,7 @@ class Block:
     @property
     def commands(self) -> list[list[str]]:
         """Its lines that run `vlmend`, each as words."""
-        lines = self.text.splitlines() if self.language == "sh" else []
+        lines = self.text.replace("\\\n", " ").splitlines() if self.language == "sh" else []
         return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("vlmend ")]
 
 
