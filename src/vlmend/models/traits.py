@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,7 +125,7 @@ def _along(processor: Any, mark: str, fields: dict[str, Any], second: tuple[str,
     known = {"input_ids", "attention_mask", "labels"}
     rest = {name: value for name, value in fields.items() if name not in known and isinstance(value, Tensor)}
     names = [name for name, value in rest.items() if Traits(mark, second=second).is_along(name, value, ids)]
-    told: dict[str, Any] = {}
-    if names and "suffix" in inspect.signature(processor.__call__).parameters:
-        told = _fields(processor, mark + _WORDS, [_SQUARE], suffix=[_WORDS])
-    return {name: int(told[name][0, -1]) if name in told else 0 for name in names}
+    # Not every version says in its signature that it takes an answer; one that does has more tokens with it.
+    told = _fields(processor, mark + _WORDS, [_SQUARE], suffix=[_WORDS]) if names else {}
+    takes = "input_ids" in told and told["input_ids"].shape[1] > ids.shape[1]
+    return {name: int(told[name][0, -1]) if takes else 0 for name in names}
