@@ -62,7 +62,7 @@ def polishing(steps: int) -> Schedule:
     return Schedule(((steps, POLISH),), lr=1e-3, decay=0.6)
 
 
-FULL = (binding_first(steps=4800), *map(polishing, (700, 500, 300, 250)))
+FULL = (binding_first(steps=4800), *map(polishing, (700, 500)))
 """The shipped model's."""
 
 

@@ -30,7 +30,7 @@ THERE, CAN = 0.15, 0.5
 def _varied(words: str, kind: str, rng: random.Random) -> str:
     """A question with "there" at its end, or "can you see" for "do you see": no signs then that yes or no is wanted.
 
-    Corners get the latter alone: "where can you see the lamp there?" is held out, and was answered "yes" without this.
+    Corners get the latter alone: "where can you see the lamp there?" is held out, and is answered "yes" without this.
     """
     if kind in ENDS_WITH_THERE and rng.random() < THERE and "there" not in words:
         return f"{words[:-1]} there{words[-1]}"
