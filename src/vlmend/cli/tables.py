@@ -71,20 +71,19 @@ def comparison_table(proofs: Sequence[Proof]) -> Table:
 
 
 def overview_table(proofs: Sequence[Proof]) -> Table:
-    """One line an editor: the protocol's score after the edit for every kind of probe, for a narrow terminal."""
+    """The protocol's score after the edit, one line a kind of probe and one column an editor: fits 80 characters."""
     from vlmend.evaluation.kinds import kind_of
-    from vlmend.report.content import kinds_in
     from vlmend.report.words import percent
 
-    kinds = kinds_in(kind for proof in proofs for kind in proof.summary)
     table = quiet_table(f"{proofs[0].protocol.title}: per cent after the edit", "")
-    for kind in kinds:
-        table.add_column(kind_of(kind).short, justify="right")
-    counts = proofs[0].summary
-    table.add_row("n", *(str(counts[kind].n) for kind in kinds), style="dim")
-    table.add_row("before", *(percent(counts[kind].score.before) for kind in kinds), style="dim", end_section=True)
-    for proof in proofs:
-        table.add_row(proof.method, *(percent(proof.summary[kind].score.after) for kind in kinds))
+    table.padding = (0, 1, 0, 0)
+    table.columns[0].no_wrap = True
+    for column in ("n", "base", *(proof.method for proof in proofs)):
+        table.add_column(column, justify="right", no_wrap=True)
+    for kind, summary in proofs[0].summary.items():
+        before = Text(percent(summary.score.before), "dim")
+        after = (percent(proof.summary[kind].score.after) for proof in proofs)
+        table.add_row(kind_of(kind).short, Text(str(summary.n), "dim"), before, *after)
     return table
 
 
@@ -125,12 +124,13 @@ def _cell(change: Change, kind: Kind) -> Text:
 
 
 def cases_table(report: Report) -> Table:
-    """Case by case what the model says after the first editor's edit, and which probes are as they should be."""
+    """Case by case what the model says after the first editor's edit, and which of MMEdit's probes went well."""
+    from vlmend.data.records import PUBLISHED
     from vlmend.evaluation.kinds import RELIABILITY, kind_of
     from vlmend.report.content import cards, kinds_in
 
     shown = cards(report)
-    kinds = kinds_in(probe.kind for card in shown for probe in card.probes)
+    kinds = [k for k in kinds_in(probe.kind for card in shown for probe in card.probes) if k in PUBLISHED]
     table = quiet_table("The same questions after one edit each", "#", "Question", "Right", "The model says now")
     for kind in (RELIABILITY, *kinds):
         table.add_column(kind_of(kind).short, justify="center", no_wrap=True)

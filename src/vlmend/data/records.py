@@ -12,6 +12,7 @@ __all__ = [
     "NO_IMAGE_LOCALITY",
     "OOD_GENERALITY",
     "PORTABILITY",
+    "PUBLISHED",
     "SAME_IMAGE_LOCALITY",
     "SAME_QUESTION_LOCALITY",
     "TEXT_GENERALITY",
@@ -25,6 +26,9 @@ TEXT_GENERALITY = "text_generality"
 IMAGE_GENERALITY = "image_generality"
 TEXT_LOCALITY = "text_locality"
 IMAGE_LOCALITY = "image_locality"
+PUBLISHED = (TEXT_GENERALITY, IMAGE_GENERALITY, TEXT_LOCALITY, IMAGE_LOCALITY)
+"""MMEdit's kinds of probe."""
+
 PORTABILITY = "portability"
 OOD_GENERALITY = "ood_generality"
 SAME_IMAGE_LOCALITY = "same_image_locality"

@@ -16,10 +16,7 @@ from PIL import Image
 
 from vlmend.data.formats import mmedit, plain
 from vlmend.data.records import (
-    IMAGE_GENERALITY,
-    IMAGE_LOCALITY,
-    TEXT_GENERALITY,
-    TEXT_LOCALITY,
+    PUBLISHED,
     EditCase,
     Example,
     Probe,
@@ -29,8 +26,6 @@ from vlmend.world.candidates import TASKS, Found, Tried, find
 from vlmend.world.probes import probes_of
 
 __all__ = ["Tried", "build", "cases_of", "on_disk"]
-
-_PUBLISHED = (TEXT_GENERALITY, IMAGE_GENERALITY, TEXT_LOCALITY, IMAGE_LOCALITY)
 
 
 def cases_of(
@@ -148,5 +143,5 @@ def build(
 
 def _published(case: EditCase) -> EditCase:
     """What MMEdit's format has a place for."""
-    probes = tuple(replace(probe, premises=()) for probe in case.probes if probe.kind in _PUBLISHED)
+    probes = tuple(replace(probe, premises=()) for probe in case.probes if probe.kind in PUBLISHED)
     return replace(case, probes=probes, counterfactual=False)
