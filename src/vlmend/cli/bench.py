@@ -64,12 +64,12 @@ def bench(
         with working("Writing the report"):
             from vlmend.report.content import cost_of
             from vlmend.report.folder import fill
-            from vlmend.report.html import headline
+            from vlmend.report.html import headlines
 
             title = f"{len(wanted)} answers of {Path(vlm.name).name}, edited one by one"
             report = described(title, proofs, wanted, cases.name, shlex.join(command))
             path = fill(out, report)
-        reply.say(comparison_table(proofs), *map(headline, proofs), "", "Report:")
+        reply.say(comparison_table(proofs), *headlines(proofs), "", "Report:")
         reply.line(str(path))
         reply.document = {
             "run": str(out),

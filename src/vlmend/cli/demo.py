@@ -52,8 +52,7 @@ def demo(
         with working("Asking the model"):
             said = vlm.generate(vlm.prepare([case.request for case in cases]))
         reply.say(_wrong_answers(cases, said))
-        from vlmend.editors.base import CONTROLS
-        from vlmend.report.html import headline
+        from vlmend.report.html import headlines
 
         folder = out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
         proofs = measure(vlm, [make_editor(name, settings) for name, settings in EDITORS.items()], cases, folder)
@@ -61,8 +60,7 @@ def demo(
         command += [] if model == "demo" else ["--model", model]
         title = f"{len(cases)} wrong answers of {Path(vlm.name).name}, mended one by one"
         report = described(title, proofs, cases, "the bundled demo cases", shlex.join(command))
-        heads = [headline(proof) for proof in proofs if proof.method not in CONTROLS]
-        reply.say(cases_table(report), scores_table(proofs[0]), overview_table(proofs), *heads, "")
+        reply.say(cases_table(report), scores_table(proofs[0]), overview_table(proofs), *headlines(proofs), "")
         with progress("Drawing", len(cases)) as advance:
             from vlmend.report.folder import fill
 

@@ -17,6 +17,7 @@ from vlmend.data.records import (
     TEXT_GENERALITY,
     TEXT_LOCALITY,
 )
+from vlmend.editors.base import CONTROLS
 from vlmend.evaluation.kinds import RELIABILITY, kind_of
 from vlmend.models.pictures import open_picture
 from vlmend.report import figures, pictures
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from vlmend.evaluation.stats import Estimate
     from vlmend.report.content import CaseCard, Picture
 
-__all__ = ["headline", "render", "write"]
+__all__ = ["headline", "headlines", "render", "write"]
 
 SVG = "image/svg+xml"
 GAINS = {
@@ -76,9 +77,15 @@ def render(report: Report) -> str:
             sections=sections(report.proofs),
             nats=nats,
             gain=gain,
-            headlines=[headline(proof) for proof in report.proofs],
+            headlines=headlines(report.proofs),
         )
     )
+
+
+def headlines(proofs: Sequence[Proof]) -> list[str]:
+    """A sentence for each editor; for controls only where there is nothing else."""
+    editors = [proof for proof in proofs if proof.method not in CONTROLS]
+    return [headline(proof) for proof in editors or proofs]
 
 
 def headline(proof: Proof) -> str:
