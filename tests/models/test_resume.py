@@ -78,6 +78,19 @@ def test_a_change_below_is_noticed(llava: VLM, examples):
         torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-6, rtol=1e-6)
 
 
+def test_states_changed_below_are_not_overlooked(llava: VLM, examples):
+    """Asked to begin above an edit of states, a run begins where the edit acts; what was kept before stays right."""
+    prepared, fresh = llava.prepare(examples), llava.prepare(examples)
+    llava.run(prepared, first=3)
+    width = len(llava.parts.norm.weight)
+    low = Edit(llava.fingerprint, (StateOp(0, torch.tensor([0, 3]), 3.0 * torch.ones(2, width)),))
+    for given in (low, None, low):
+        for mine, whole in zip(llava.run(prepared, given, first=3).rows, llava.run(fresh, given).rows, strict=True):
+            torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-6, rtol=1e-6)
+    moved = llava.run(fresh, low).rows[0].logits_NV - llava.run(fresh).rows[0].logits_NV
+    assert float(moved.abs().max()) > 1e-2
+
+
 def test_capped_logits_take_the_whole_way(llava: VLM, examples, monkeypatch):
     """Where norm and head are not all that follows the layers, nothing is started in the middle."""
     plain = llava._feeder.logits

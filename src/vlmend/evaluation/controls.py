@@ -22,6 +22,7 @@ from vlmend.editors.base import check_cases, edit_of
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import Op, WeightOp
 from vlmend.edits.routes import AnswerOp, Key, RouteOp
+from vlmend.evaluation.kinds import kind_of
 from vlmend.models.parts import LayerSpec
 from vlmend.models.vlm import VLM
 
@@ -104,7 +105,7 @@ class Oracle:
         """One route for every question about every picture."""
         check_cases(cases)
         asked = [case.request for case in cases]
-        asked += [p.example for case in cases for p in case.probes if not p.kind.endswith("_locality")]
+        asked += [p.example for case in cases for p in case.probes if not kind_of(p.kind).keeps]
         known = [example for example in asked if example.question and example.answer]
         rows = vlm.prepare(known).rows
         ops: list[Op] = [

@@ -191,6 +191,7 @@ class VLM:
 
     def _run_batch(self, prepared: Prepared, plans: Sequence[Plan], first: int) -> list[RowOutput]:
         keep = max(len(row.target_N) for row in prepared.rows) + 1
+        first = min([first, *(op.layer for one in plans for op in one.states)])  # what acts below is run each time
         with acting(self.parts, prepared.rows, plans, with_targets=True):
             logits_BKV = self._logits(prepared, keep, first).float()
         outputs: list[RowOutput] = []
