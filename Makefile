@@ -40,13 +40,13 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt constraints-oldest.txt
 	@touch $@
 
 lint: setup
-	$(BIN)/ruff check src tests docs
-	$(BIN)/ruff format --check src tests docs
+	$(BIN)/ruff check src tests docs benchmarks
+	$(BIN)/ruff format --check src tests docs benchmarks
 	$(BIN)/pyright
 
 format: setup
-	$(BIN)/ruff check --fix src tests docs
-	$(BIN)/ruff format src tests docs
+	$(BIN)/ruff check --fix src tests docs benchmarks
+	$(BIN)/ruff format src tests docs benchmarks
 
 # The documentation, into site/; a link that leads nowhere is an error.
 docs: $(VENV)/.installed-docs

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vlmend.edits.edit import Edit
     from vlmend.edits.ops import WeightOp
     from vlmend.errors import VlmendError
-    from vlmend.evaluation.editing import Proof, evaluate
+    from vlmend.evaluation.editing import Proof, compare, evaluate
     from vlmend.models.loading import load
     from vlmend.models.vlm import VLM
 
@@ -39,6 +39,7 @@ __all__ = [
     "VlmendError",
     "WeightOp",
     "__version__",
+    "compare",
     "editor",
     "evaluate",
     "load",
@@ -58,6 +59,7 @@ _HOME = {
     "VisualDelta": "vlmend.editors.visual_delta",
     "VlmendError": "vlmend.errors",
     "WeightOp": "vlmend.edits.ops",
+    "compare": "vlmend.evaluation.editing",
     "editor": "vlmend.editors.base",
     "evaluate": "vlmend.evaluation.editing",
     "load": "vlmend.models.loading",

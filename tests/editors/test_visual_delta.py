@@ -56,6 +56,23 @@ def test_requests_about_one_picture_share_their_vectors(llava, cases):
     assert edit.ops[0].key.picture == llava.prepare([cases[0].request]).rows[0].content
 
 
+def test_regions(llava, cases):
+    """Only tokens that show some of a region change: of a picture's four rows of four, the upper left four."""
+    edit = replace(QUICK, regions=((0.0, 0.0, 0.49, 0.49),)).fit(llava, cases[:1])
+    (op,) = edit.ops[0].inner
+    assert op.places.tolist() == [0, 1, 4, 5]
+    assert op.delta_SD.abs().max() > 0
+    everywhere = replace(QUICK, regions=((0.0, 0.0, 1.0, 1.0),)).fit(llava, cases[:1])
+    assert everywhere.id == QUICK.fit(llava, cases[:1]).id
+
+
+def test_regions_are_refused_where_there_are_none(tiny, llava, cases):
+    with pytest.raises(EditError, match="is no region"):
+        replace(QUICK, regions=((0.5, 0.0, 0.2, 1.0),)).fit(llava, cases[:1])
+    with pytest.raises(EditError, match="have no places in the picture"):
+        replace(QUICK, regions=((0.0, 0.0, 0.5, 0.5),)).fit(tiny("blip2"), cases[:1])
+
+
 def test_refusals(llava, cases):
     blind = replace(cases[0], request=replace(cases[0].request, image=None))
     with pytest.raises(EditError, match="case-0' has no picture"):

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 import vlmend
-from vlmend import FT, EditCase, Example, WeightOp
+from vlmend import FT, VLM, EditCase, Example, WeightOp
 from vlmend.edits.edit import Edit
 from vlmend.errors import EditError, FingerprintError, UnknownNameError
-from vlmend.evaluation import editing
-from vlmend.evaluation.editing import Baseline, evaluate
+from vlmend.evaluation.editing import compare, evaluate
 from vlmend.evaluation.metrics import kl_divergence
 from vlmend.evaluation.record import ProbeRecord
 from vlmend.evaluation.text import normalised
@@ -103,31 +102,68 @@ def test_one_edit_for_all_cases_equals_rows_with_it(llava, cases, proof):
     assert [replace(record, kl=None) for record in given.records] == [replace(record, kl=None) for record in alone]
 
 
-def test_what_is_known_is_not_run_again(llava, cases):
-    baseline = Baseline(llava.fingerprint)
-    edit = FIT.fit(llava, cases[:1])
-    first = evaluate(llava, edit, cases, max_new_tokens=SHORT, baseline=baseline)
-    # Three cases of five probes share one question without picture.
-    assert len(baseline.known) == 13
-    with capture({"head": llava.parts.head}) as before:
-        second = evaluate(llava, edit, cases, max_new_tokens=SHORT, baseline=baseline)
-    with capture({"head": llava.parts.head}) as fresh:
-        evaluate(llava, edit, cases, max_new_tokens=SHORT)
-    assert len(before) * 2 == len(fresh)
-    assert second.records == first.records
+def test_what_editors_share_is_run_once(llava, cases):
+    """Layers below the edit, pictures and the model's own answers, whatever the number of editors."""
+    last = len(llava.parts.layers) - 1
+    edits = [FT(layers="last", modules=("mlp.down",), steps=steps).fit(llava, cases[:1]) for steps in (1, 2, 3)]
+
+    def calls(some, module):
+        with capture({"it": module}) as seen:
+            compare(llava, some, cases[:1], max_new_tokens=0, protocol="legacy")
+        return len(seen)
+
+    batches = calls(edits[:1], llava.parts.layers[0])
+    assert calls(edits, llava.parts.layers[0]) == batches
+    assert calls(edits, llava.parts.layers[last]) > batches
+    assert calls(edits, llava.parts.vision) == calls(edits[:1], llava.parts.vision) == 1
+
+
+def test_editors_compared_are_as_measured_alone(llava, cases, proof):
+    others = [replace(FIT, steps=3, layers=0), vlmend.VisualDelta(steps=2)]
+    together = compare(llava, [others[0], FIT, others[1]], cases, max_new_tokens=SHORT)
+    assert together[1].records == proof.records
+    for one, editor in zip((together[0], together[2]), others, strict=True):
+        assert one.records == evaluate(llava, editor, cases, max_new_tokens=SHORT).records
+
+
+def test_answers_are_confirmed_not_decoded(llava, cases, monkeypatch):
+    """An edit that changes nothing needs no generation of its own; one whose answers are new does."""
+    asked: list[int] = []
+    plain = VLM.replies
+
+    def counted(self, prepared, *given, **named):
+        asked.append(len(prepared))
+        return plain(self, prepared, *given, **named)
+
+    monkeypatch.setattr(VLM, "replies", counted)
+    nothing = Edit(llava.fingerprint, ())
+    proof = evaluate(llava, nothing, cases[:1], max_new_tokens=SHORT)
+    assert asked == [5, 0]
+    assert [record.after for record in proof.records] == [record.before for record in proof.records]
+    asked.clear()
+    names = llava.weights.named(llava.parts.modules("last", ["mlp.down"]), matrices_only=True)
+    maker = torch.Generator().manual_seed(0)
+    loud = {name: torch.randn(one.shape, generator=maker) for name, one in names.items()}
+    evaluate(llava, Edit(llava.fingerprint, (WeightOp.deltas(loud),)), cases[:1], max_new_tokens=SHORT)
+    assert asked[1] > 0
+
+
+def test_without_free_answers(llava, cases, proof):
+    """Teacher-forced scores are the same; nothing is generated, and what counts free answers is refused."""
+    forced = evaluate(llava, FIT, cases, protocol="legacy", max_new_tokens=0)
+    assert all(record.before is record.after is record.free_exact_after is None for record in forced.records)
+    for mine, whole in zip(forced.records, proof.records, strict=True):
+        assert mine.tf_token_acc_after == whole.tf_token_acc_after
+        assert mine.kl == (None if whole.kl is None else pytest.approx(whole.kl, rel=1e-3, abs=1e-7))
+    assert forced.summary["reliability"].score.after.mean == 1.0
+    assert json.dumps(forced.to_json(), allow_nan=False)
+    with pytest.raises(EditError, match="'default' counts free answers"):
+        evaluate(llava, FIT, cases, max_new_tokens=0)
+
+
+def test_an_edit_of_another_model(llava, cases):
     with pytest.raises(FingerprintError):
-        evaluate(llava, edit, cases, baseline=Baseline("another"))
-
-
-def test_distributions_that_had_no_room_are_computed_anew(llava, cases):
-    edit = FIT.fit(llava, cases[:1])
-    roomy, narrow = Baseline(llava.fingerprint), Baseline(llava.fingerprint, room=0)
-    for _ in range(2):
-        kept = evaluate(llava, edit, cases, max_new_tokens=SHORT, baseline=roomy)
-        again = evaluate(llava, edit, cases, max_new_tokens=SHORT, baseline=narrow)
-        assert again.records == kept.records
-    assert all(one.log_probs_NV is None for one in narrow.known.values())
-    assert roomy.room < Baseline("").room
+        evaluate(llava, Edit("another", ()), cases)
 
 
 def test_what_a_probe_rests_on_is_asked_of_the_unedited_model(llava, cases):
@@ -190,26 +226,19 @@ def test_a_run_that_was_stopped_goes_on(llava, cases, proof, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["reliability"]["n"] == 3
 
 
-@pytest.mark.parametrize("stop_after", [1, 2])
-def test_numbers_are_the_same_to_the_last_bit_wherever_a_run_was_stopped(
-    llava, cases, tmp_path, monkeypatch, stop_after
-):
-    """Groups of two cases, two editors that share a baseline; stopped within the second editor's work."""
-    monkeypatch.setattr(editing, "_GROUP", 2)
-    editors = [FIT, replace(FIT, steps=3)]
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5])
+def test_numbers_are_the_same_to_the_last_bit_wherever_a_run_was_stopped(llava, cases, tmp_path, stop_after):
+    """Two editors on three cases, stopped between cases and within one."""
+    editors = [FIT, replace(FIT, steps=3, layers=1)]
 
     def measured(folder, stop):
-        proofs: list[vlmend.Proof] = []
-        baseline = Baseline(llava.fingerprint)
         with Run(folder, {}) as run:
-            for number, editor in enumerate(editors):
-                part, halt = run.part(editor=number), stop if number else None
-                proofs.append(
-                    evaluate(llava, editor, cases, max_new_tokens=SHORT, baseline=baseline, run=part, progress=halt)
-                )
+            logs = [run.part(editor=number) for number in range(len(editors))]
+            proofs = compare(llava, editors, cases, max_new_tokens=SHORT, runs=logs, progress=stop)
         return [proof.records for proof in proofs]
 
     def stop(count: int, total: int) -> None:
+        assert total == 6
         if count == stop_after:
             raise KeyboardInterrupt
 

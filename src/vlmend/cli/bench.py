@@ -13,7 +13,6 @@ import typer
 from vlmend.cli.arguments import (
     CasesArgument,
     LimitOption,
-    MaxNewTokensOption,
     ModelArgument,
     SkipMissingOption,
     load_model,
@@ -43,7 +42,9 @@ def bench(
     ] = None,
     limit: LimitOption = None,
     skip_missing: SkipMissingOption = False,
-    max_new_tokens: MaxNewTokensOption = 32,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=0, help="Longest answer, in tokens; 0 for teacher-forced scores alone.")
+    ] = 32,
     protocol: Annotated[
         str, typer.Option(help="Whose questions and scores: default, legacy (EasyEdit's) or visedit.")
     ] = "default",
@@ -60,6 +61,7 @@ def bench(
         command = ["vlmend", "bench", model, str(cases), "--editors", editors, "--out", str(out)]
         command += [word for one in setting or () for word in ("--set", one)]
         command += ["--limit", str(limit)] if limit else []
+        command += ["--max-new-tokens", str(max_new_tokens)] if max_new_tokens != 32 else []
         command += ["--protocol", protocol] if protocol != "default" else []
         with working("Writing the report"):
             from vlmend.report.content import cost_of

@@ -67,13 +67,13 @@ def working(what: str) -> Generator[None]:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Generator[Callable[[], None]]:
-    """A bar on stderr; call what it yields once per finished step."""
+def progress(what: str, total: int, *, done: int = 0) -> Generator[Callable[[], None]]:
+    """A bar on stderr, of which ``done`` steps were finished before; call what it yields once per finished step."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(what, total=total, completed=done)
         yield lambda: bar.advance(task)
 
 

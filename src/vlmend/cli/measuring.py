@@ -41,30 +41,26 @@ def measure(
     """
     import torch
 
-    from vlmend.evaluation.editing import Baseline, evaluate
+    from vlmend.evaluation.editing import compare
     from vlmend.evaluation.protocols import DEFAULT
 
     torch.manual_seed(SEED)
     way = protocol or DEFAULT
-    baseline = Baseline(vlm.fingerprint)
-    proofs: list[Proof] = []
     with Run(folder, _settings(vlm, editors, cases, way, max_new_tokens)) as run:
-        for editor in editors:
-            with progress(f"Editing and measuring: {editor.name}", len(cases)) as advance:
-                proofs.append(
-                    evaluate(
-                        vlm,
-                        editor,
-                        cases,
-                        protocol=way,
-                        max_new_tokens=max_new_tokens,
-                        baseline=baseline,
-                        run=run.part(editor=editor.name),
-                        progress=lambda _done, _all, advance=advance: advance(),
-                    )
-                )
+        logs = [run.part(editor=editor.name) for editor in editors]
+        done = sum(len(log.records) for log in logs)
+        with progress("Editing and measuring", len(editors) * len(cases), done=done) as advance:
+            proofs = compare(
+                vlm,
+                editors,
+                cases,
+                protocol=way,
+                max_new_tokens=max_new_tokens,
+                runs=logs,
+                progress=lambda _done, _all: advance(),
+            )
         run.finish({proof.method: _result(proof) for proof in proofs})
-    return tuple(proofs)
+    return proofs
 
 
 def _result(proof: Proof) -> dict[str, Any]:

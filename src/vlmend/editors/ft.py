@@ -63,7 +63,7 @@ class FT:
         check_cases(cases)
         prepared = vlm.prepare([case.request for case in cases])
         names = vlm.weights.named(vlm.parts.modules(self.layers, self.modules), matrices_only=True)
-        first = vlm.weights.depth(names)
+        first = vlm.weights.stage(names)
         with vlm.weights.borrowed(names) as parameters:
             base = {name: parameter.detach().clone() for name, parameter in parameters.items()}
             descend(

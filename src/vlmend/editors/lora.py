@@ -63,7 +63,7 @@ class LoRA:
         check_cases(cases)
         prepared = vlm.prepare([case.request for case in cases])
         linears = vlm.weights.linears(vlm.parts.modules(self.layers, self.modules))
-        first = vlm.weights.depth(linears)
+        first = vlm.weights.stage(linears)
         draw = torch.Generator().manual_seed(self.seed)
         factors = {name: self._factors(linear, draw) for name, linear in linears.items()}
         with added({linears[name]: _product(left, right) for name, (left, right) in factors.items()}):

@@ -1,7 +1,7 @@
 """visual-delta: change what the decoder sees of one picture, by vectors fitted to the corrected answer.
 
 Nothing is trained beforehand and no weight is changed. For a picture i with requests (x, y), vectors d [S, D] are
-added to the output h of chosen decoder layers at the picture's S visual tokens, and fitted by gradient to
+added to the output h of chosen decoder layers at S of the picture's visual tokens, and fitted by gradient to
 
     L(d) = mean over requests of 1/(N+1) sum_n -log p(y_n | i, x, y_<n; h + d)  +  keep_weight * KL(before || after)
 
@@ -31,12 +31,16 @@ from vlmend.edits.ops import Op
 from vlmend.edits.routes import Key, RouteOp
 from vlmend.edits.states import StateOp
 from vlmend.errors import EditError
+from vlmend.models.layout import layout
 from vlmend.models.parts import LayerSpec
-from vlmend.models.prepared import Prepared
+from vlmend.models.prepared import Prepared, Row
 from vlmend.models.trace import capture
 from vlmend.models.vlm import VLM
 
-__all__ = ["VisualDelta"]
+__all__ = ["Region", "VisualDelta"]
+
+Region = tuple[float, float, float, float]
+"""Left, top, right, bottom, as shares of a picture's width and height."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class VisualDelta:
 
     Attributes:
         layers: after which decoder layers (names, indices or depths).
+        regions: the parts of the picture whose tokens may change: left, top, right, bottom, as shares of its width and
+            height. A token does if it shows some of one of them. ``None`` for the whole picture.
         size: largest norm of a vector, as a multiple of the mean norm of the states at its layer.
         steps: AdamW steps.
         lr: learning rate, as a multiple of the mean absolute state at the layer.
@@ -57,6 +63,7 @@ class VisualDelta:
     name: ClassVar[str] = "visual-delta"
 
     layers: LayerSpec = 0.3
+    regions: tuple[Region, ...] | None = None
     size: float = 0.5
     steps: int = 40
     lr: float = 0.1
@@ -69,7 +76,8 @@ class VisualDelta:
         """Fit vectors to each picture's requests; the model is left as it was.
 
         Raises:
-            EditError: there are no cases, a request has no target or no picture, or the fit diverges.
+            EditError: there are no cases, a request has no target or no picture, a region is none or shows in no token,
+                or the fit diverges.
             PartsError: the model has no such layers.
         """
         check_cases(cases)
@@ -86,9 +94,8 @@ class VisualDelta:
         prepared = vlm.prepare(asked)
         kept = self._kept(vlm, asked[0])
         before = [row.logits_NV.log_softmax(-1) for row in vlm.run(kept).rows]
-        shifts = self._shifts(vlm, prepared)
-
-        first = min(shift.layer for shift in shifts)
+        shifts = self._shifts(vlm, prepared, self._places(vlm, asked[0], prepared.rows[0]))
+        first = vlm.first_stage(shifts)
 
         def loss_of() -> Tensor:
             loss = answer_loss(vlm.run(prepared, ops=shifts, grad=True, first=first))
@@ -106,7 +113,7 @@ class VisualDelta:
             stop_loss=self.stop_loss,
             after_step=lambda: _shorten(shifts, self.size),
         )
-        return tuple(StateOp(shift.layer, torch.arange(len(shift.scaled_SD)), shift.delta_SD) for shift in shifts)
+        return tuple(StateOp(shift.layer, shift.places, shift.delta_SD) for shift in shifts)
 
     def _kept(self, vlm: VLM, example: Example) -> Prepared:
         """Neutral questions about the picture, with the model's own answers."""
@@ -116,19 +123,40 @@ class VisualDelta:
         said = vlm.generate(vlm.prepare(asked), max_new_tokens=self.keep_tokens)
         return vlm.prepare([Example(one.question, one.image, answer) for one, answer in zip(asked, said, strict=True)])
 
-    def _shifts(self, vlm: VLM, prepared: Prepared) -> list[_Shift]:
+    def _places(self, vlm: VLM, example: Example, row: Row) -> Tensor:
+        """Which visual tokens may change."""
+        if self.regions is None:
+            return torch.arange(int(row.visual_T.sum()))
+        for region in self.regions:
+            left, top, right, bottom = region
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise EditError(f"{region} is no region: left, top, right, bottom are needed, as shares from 0 to 1")
+        found = layout(vlm, example)
+        if found.of != "tokens":
+            raise EditError("this model's visual tokens have no places in the picture, so regions cannot be chosen")
+        boxes = [
+            (picture, (left * width, top * height, right * width, bottom * height))
+            for picture, (width, height) in enumerate(row.sizes)
+            for left, top, right, bottom in self.regions
+        ]
+        places = sorted({place for picture, box in boxes for place in found.touching(picture, box)})
+        if not places:
+            raise EditError(f"no visual token shows any of the regions {self.regions}")
+        return torch.tensor(places)
+
+    def _shifts(self, vlm: VLM, prepared: Prepared, places: Tensor) -> list[_Shift]:
         """Nothing yet at every chosen layer, in the measure of its states."""
         layers = vlm.parts.layer_indices(self.layers)
         one = prepared.take([0])
         with capture({str(layer): vlm.parts.layers[layer] for layer in layers}) as calls:
             vlm.run(one)
-        places = one.rows[0].visual_T.nonzero().flatten()
+        positions = one.rows[0].visual_T.nonzero().flatten()[places]
         shifts: list[_Shift] = []
         for layer, call in zip(layers, calls, strict=True):
-            states_SD = call.output[0, places.to(call.output.device)].float()
+            states_SD = call.output[0, positions.to(call.output.device)].float()
             scale = float(states_SD.abs().mean())
             length = float(states_SD.norm(dim=-1).mean()) / scale
-            shifts.append(_Shift(layer, torch.zeros_like(states_SD).requires_grad_(True), scale, length))
+            shifts.append(_Shift(layer, places, torch.zeros_like(states_SD).requires_grad_(True), scale, length))
         return shifts
 
 
@@ -137,6 +165,7 @@ class _Shift:
     """Vectors that are being fitted, in units of ``scale``; the states have a mean norm of ``length`` units."""
 
     layer: int
+    places: Tensor
     scaled_SD: Tensor
     scale: float
     length: float
@@ -149,7 +178,7 @@ class _Shift:
         """It is made for the model at hand."""
 
     def change(self, states_TD: Tensor, visual_T: Tensor) -> Tensor:
-        positions = visual_T.nonzero().flatten().to(states_TD.device)
+        positions = visual_T.nonzero().flatten()[self.places].to(states_TD.device)
         return states_TD.index_add(0, positions, self.delta_SD.to(states_TD.dtype))
 
 

@@ -1,35 +1,33 @@
 """The evaluator of edits: what they change, what follows from that, and what they should leave alone.
 
-All probes of a case share one padded batch, pictures are encoded once, and what the model does without edits is
-computed once and kept by content, for all cases and editors.
+Case by case, so that all editors share what does not depend on them: the probes in padded batches, their pictures
+encoded once, what the model does before an edit, and the layers below the first that an edit acts on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlmend.data.records import EditCase, Probe
 from vlmend.editors.base import Editor, check_cases, settings_of
 from vlmend.edits.edit import Edit, library_versions
-from vlmend.errors import EditError, FingerprintError
+from vlmend.errors import EditError
 from vlmend.evaluation.cost import measured
 from vlmend.evaluation.kinds import RELIABILITY, kind_of
-from vlmend.evaluation.observing import Baseline, Observed, observe
+from vlmend.evaluation.observing import Observed, Watch
 from vlmend.evaluation.proof import EditCost, Proof
 from vlmend.evaluation.protocols import DEFAULT, Protocol, protocol_of
 from vlmend.evaluation.record import ProbeRecord
 from vlmend.evaluation.scoring import record_of
 from vlmend.evaluation.text import matches
-from vlmend.models.prepared import Prepared
-from vlmend.models.vlm import VLM
+from vlmend.models.prepared import Row
+from vlmend.models.vlm import VLM, Reply
 from vlmend.runs import Log
 
-__all__ = ["Baseline", "Proof", "evaluate"]
-
-_GROUP = 32  # cases whose pictures are held at once
+__all__ = ["Proof", "compare", "evaluate"]
 
 
 def evaluate(
@@ -39,7 +37,6 @@ def evaluate(
     *,
     protocol: Protocol | str = DEFAULT,
     max_new_tokens: int = 32,
-    baseline: Baseline | None = None,
     run: Log | None = None,
     on_edit: Callable[[EditCase, Edit], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -51,44 +48,67 @@ def evaluate(
         edit: an edit, put in force for all cases; or an editor, which makes one for each case.
         cases: what to measure. Probes with an empty question are left out.
         protocol: how questions are put and scored, or its name; see `vlmend.evaluation.protocols`.
-        max_new_tokens: bound on the free answers.
-        baseline: what the model does before an edit, as far as known; what is missing is added.
+        max_new_tokens: bound on the free answers; 0 to ask for none.
         run: where finished cases are found and each new one is added as it happens; a `Run` or a part of one.
         on_edit: called with every case, as the protocol puts it, and the edit made for it.
         progress: called with (finished, all) cases.
 
     Raises:
-        EditError: there are no cases, two have one id, or a request has no target.
-        FingerprintError: the edit or the baseline is of another model.
+        EditError: there are no cases, two have one id, a request has no target, or the protocol counts free answers
+            and there are to be none.
+        FingerprintError: the edit is of another model.
         UnknownNameError: there is no protocol of that name.
     """
-    protocol = protocol_of(protocol) if isinstance(protocol, str) else protocol
-    _check_ids(cases)
-    check_cases(cases)
-    worded = [protocol.worded(case) for case in cases]
-    evaluator = _Evaluator(vlm, edit, baseline or Baseline(vlm.fingerprint), max_new_tokens, on_edit)
-    results = {record["case"]: _Result.restored(record) for record in (run.records if run else [])}
-    for case, result in evaluator.results(worded, frozenset(results)):
-        results[case.id] = result
-        if run is not None:
-            run.append({"case": case.id, **asdict(result)})
-        if progress is not None:
-            progress(len(results), len(cases))
-    given = isinstance(edit, Edit)
-    proof = Proof(
-        model=vlm.name,
-        fingerprint=vlm.fingerprint,
-        method=edit.method if given else edit.name,
-        settings=dict(edit.settings if given else settings_of(edit)),
-        mode="given" if given else "single",
+    return compare(
+        vlm,
+        [edit],
+        cases,
         protocol=protocol,
-        records=tuple(record for case in cases for record in results[case.id].records),
-        costs=tuple(cost for case in cases for cost in results[case.id].costs),
-        versions=library_versions(),
+        max_new_tokens=max_new_tokens,
+        runs=None if run is None else [run],
+        on_edit=on_edit,
+        progress=progress,
+    )[0]
+
+
+def compare(
+    vlm: VLM,
+    edits: Sequence[Edit | Editor],
+    cases: Sequence[EditCase],
+    *,
+    protocol: Protocol | str = DEFAULT,
+    max_new_tokens: int = 32,
+    runs: Sequence[Log] | None = None,
+    on_edit: Callable[[EditCase, Edit], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Proof, ...]:
+    """Measure several edits or editors on the same cases; what does not depend on them is computed once.
+
+    Args and errors are those of `evaluate`; ``runs`` has one log for each edit or editor, and progress is counted in
+    cases of one.
+    """
+    protocol = protocol_of(protocol) if isinstance(protocol, str) else protocol
+    _check(vlm, edits, cases, protocol, max_new_tokens)
+    logs: Sequence[Log | None] = runs or [None] * len(edits)
+    results = [{one["case"]: _Result.restored(one) for one in (log.records if log else [])} for log in logs]
+    evaluator = _Evaluator(vlm, max_new_tokens, on_edit)
+    for case in cases:
+        missing = [place for place, found in enumerate(results) if case.id not in found]
+        measured_now = evaluator.case(protocol.worded(case), [edits[place] for place in missing]) if missing else []
+        for place, result in zip(missing, measured_now, strict=True):
+            results[place][case.id] = result
+            if (log := logs[place]) is not None:
+                log.append({"case": case.id, **asdict(result)})
+            if progress is not None:
+                progress(sum(map(len, results)), len(cases) * len(edits))
+    proofs = tuple(
+        _proof(vlm, edit, protocol, [found[case.id] for case in cases])
+        for edit, found in zip(edits, results, strict=True)
     )
-    if run is not None:
-        run.finish(proof.metrics)
-    return proof
+    for log, proof in zip(logs, proofs, strict=True):
+        if log is not None:
+            log.finish(proof.metrics)
+    return proofs
 
 
 @dataclass(frozen=True)
@@ -105,97 +125,87 @@ class _Result:
         return cls(probes, tuple(EditCost(**one) for one in record["costs"]))
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """One probe of a case and where its rows are in the group: its own, and those of its premises."""
-
-    probe: Probe
-    row: int
-    premises: range
-
-    @property
-    def keeps(self) -> bool:
-        return kind_of(self.probe.kind).keeps
+def _proof(vlm: VLM, edit: Edit | Editor, protocol: Protocol, results: Sequence[_Result]) -> Proof:
+    given = isinstance(edit, Edit)
+    return Proof(
+        model=vlm.name,
+        fingerprint=vlm.fingerprint,
+        method=edit.method if given else edit.name,
+        settings=dict(edit.settings if given else settings_of(edit)),
+        mode="given" if given else "single",
+        protocol=protocol,
+        records=tuple(record for result in results for record in result.records),
+        costs=tuple(cost for result in results for cost in result.costs),
+        versions=library_versions(),
+    )
 
 
 @dataclass(frozen=True)
 class _Evaluator:
     vlm: VLM
-    edit: Edit | Editor
-    baseline: Baseline
     max_new_tokens: int
     on_edit: Callable[[EditCase, Edit], None] | None
 
-    def __post_init__(self) -> None:
-        if self.baseline.fingerprint != self.vlm.fingerprint:
-            raise FingerprintError(made_for=self.baseline.fingerprint, applied_to=self.vlm.fingerprint)
+    def case(self, case: EditCase, edits: Sequence[Edit | Editor]) -> list[_Result]:
+        """Measure every edit on one case.
 
-    def results(self, cases: Sequence[EditCase], finished: Collection[str]) -> Iterator[tuple[EditCase, _Result]]:
-        """Case by case, in order, without those that are finished.
-
-        Groups are the same whether or not some of their cases are finished: what shares a batch shares its rounding.
+        Numbers do not depend on which other edits are measured, to the last bit: what shares a batch shares its
+        rounding, and the batches are those of the case.
         """
-        for start in range(0, len(cases), _GROUP):
-            group = cases[start : start + _GROUP]
-            if any(case.id not in finished for case in group):
-                yield from self._group(group, finished)
+        with self.vlm.sharing():
+            probes = _probes(case)
+            premises = [premise for probe in probes for premise in probe.premises]
+            asked = self.vlm.prepare([*(probe.example for probe in probes), *premises])
+            self.vlm.encode(asked)
+            made = [self._made(edit, case) for edit in edits]
+            replies = self.vlm.replies(asked, max_new_tokens=self.max_new_tokens) if self.max_new_tokens else None
+            rows = asked.take(range(len(probes)))
+            watch = Watch(
+                self.vlm,
+                rows,
+                None if replies is None else replies[: len(probes)],
+                distributions={place for place, probe in enumerate(probes) if kind_of(probe.kind).keeps},
+                stages={self.vlm.first_stage(edit.ops) for edit, _ in made},
+                max_new_tokens=self.max_new_tokens,
+            )
+            recognised = _recognised(probes, None if replies is None else replies[len(probes) :])
+            return [
+                _Result(_records(case, probes, rows.rows, watch.before, watch.after(edit), recognised), costs)
+                for edit, costs in made
+            ]
 
-    def _group(self, cases: Sequence[EditCase], finished: Collection[str]) -> Iterator[tuple[EditCase, _Result]]:
-        asked, prepared = self._prepared(cases)
-        kept = {one.row for probes in asked for one in probes if one.keeps}
-        before = self.baseline.of(self.vlm, prepared, max_new_tokens=self.max_new_tokens, distributions=kept)
-        after: Mapping[int, Observed] = {}
-        if isinstance(self.edit, Edit):
-            after = self._after(self.edit, prepared, [one.row for probes in asked for one in probes], kept)
-        for case, probes in zip(cases, asked, strict=True):
-            if case.id in finished:
-                continue
-            costs: tuple[EditCost, ...] = ()
-            if not isinstance(self.edit, Edit):
-                made, costs = self._made(self.edit, case)
-                after = self._after(made, prepared, [one.row for one in probes], kept)
-            records = (self._record(case, one, prepared, before, after[one.row]) for one in probes)
-            yield case, _Result(tuple(records), costs)
-
-    def _prepared(self, cases: Sequence[EditCase]) -> tuple[list[list[_Asked]], Prepared]:
-        """Where every probe and premise of some cases is among the rows; and the rows."""
-        examples = [one.example for case in cases for one in _probes(case)]
-        row, premise = 0, len(examples)
-        asked: list[list[_Asked]] = []
-        for case in cases:
-            asked.append([])
-            for probe in _probes(case):
-                asked[-1].append(_Asked(probe, row, range(premise, premise + len(probe.premises))))
-                examples += probe.premises
-                row, premise = row + 1, premise + len(probe.premises)
-        return asked, self.vlm.prepare(examples)
-
-    def _made(self, editor: Editor, case: EditCase) -> tuple[Edit, tuple[EditCost, ...]]:
+    def _made(self, edit: Edit | Editor, case: EditCase) -> tuple[Edit, tuple[EditCost, ...]]:
+        if isinstance(edit, Edit):
+            return edit, ()
         with measured(self.vlm.device) as cost:
-            made = editor.fit(self.vlm, [case])
+            made = edit.fit(self.vlm, [case])
         if self.on_edit is not None:
             self.on_edit(case, made)
         return made, (EditCost(case.id, made.id, cost.seconds, cost.peak_mb),)
 
-    def _after(
-        self, edit: Edit, prepared: Prepared, rows: Sequence[int], kept: Collection[int]
-    ) -> Mapping[int, Observed]:
-        """What the model does at some rows with an edit in force."""
-        wide = {place for place, row in enumerate(rows) if row in kept}
-        some = prepared.take(rows)
-        seen = observe(self.vlm, some, edit, max_new_tokens=self.max_new_tokens, distributions=wide)
-        return dict(zip(rows, seen, strict=True))
 
-    @staticmethod
-    def _record(
-        case: EditCase, one: _Asked, prepared: Prepared, before: Sequence[Observed], after: Observed
-    ) -> ProbeRecord:
-        row = prepared.rows[one.row]
-        target = row.target_N[: row.answer_length].tolist()
-        said = zip(one.probe.premises, (before[place].text for place in one.premises), strict=True)
-        right = [matches(text, premise.accepted) for premise, text in said]
-        recognised = all(right) if right else None
-        return record_of(case, one.probe, target, before[one.row], after, recognised=recognised)
+def _records(
+    case: EditCase,
+    probes: Sequence[Probe],
+    rows: Sequence[Row],
+    before: Sequence[Observed],
+    after: Sequence[Observed],
+    recognised: Sequence[bool | None],
+) -> tuple[ProbeRecord, ...]:
+    together = zip(probes, rows, before, after, recognised, strict=True)
+    return tuple(
+        record_of(case, probe, row.target_N[: row.answer_length].tolist(), said, says, recognised=known)
+        for probe, row, said, says, known in together
+    )
+
+
+def _recognised(probes: Sequence[Probe], replies: Sequence[Reply] | None) -> list[bool | None]:
+    """For every probe whether the answers to its premises are right; ``None`` where that is not told."""
+    if replies is None:
+        return [None] * len(probes)
+    said = iter(replies)
+    right = [[matches(next(said).text, premise.accepted) for premise in probe.premises] for probe in probes]
+    return [all(some) if some else None for some in right]
 
 
 def _probes(case: EditCase) -> list[Probe]:
@@ -203,8 +213,15 @@ def _probes(case: EditCase) -> list[Probe]:
     return [Probe(RELIABILITY, case.request), *(probe for probe in case.probes if probe.example.question)]
 
 
-def _check_ids(cases: Sequence[EditCase]) -> None:
+def _check(
+    vlm: VLM, edits: Sequence[Edit | Editor], cases: Sequence[EditCase], protocol: Protocol, max_new_tokens: int
+) -> None:
+    check_cases(cases)
     ids = Counter(case.id for case in cases)
-    repeated = [name for name, count in ids.items() if count > 1]
-    if repeated:
+    if repeated := [name for name, count in ids.items() if count > 1]:
         raise EditError(f"several cases have the id '{repeated[0]}'")
+    if not max_new_tokens and protocol.free:
+        raise EditError(f"the protocol '{protocol.name}' counts free answers, so max_new_tokens cannot be 0")
+    for edit in edits:
+        if isinstance(edit, Edit):
+            vlm.check(edit)

@@ -33,6 +33,7 @@ class Protocol:
         counts: what the score counts, in a sentence.
         score: a record's score before and after.
         worded: a case with its questions as the protocol puts them; they are edited and measured so.
+        free: whether it counts free answers.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Protocol:
     counts: str
     score: Callable[[ProbeRecord], Scores]
     worded: Callable[[EditCase], EditCase] = _as_it_is
+    free: bool = False
 
 
 def _free(record: ProbeRecord) -> Scores:
@@ -95,6 +97,7 @@ DEFAULT = Protocol(
     title="Free generation",
     counts="The model writes its own answer; it counts if it is the right one, or, for locality, the same as before.",
     score=_free,
+    free=True,
 )
 
 LEGACY = Protocol(

@@ -22,7 +22,7 @@ class ProbeRecord:
 
     Attributes:
         case, kind, question, image, target: what was asked; ``image`` is a file, ``None`` if there is none.
-        before, after: the model's own answers (greedy).
+        before, after: the model's own answers (greedy); ``None``, as their scores, where it was asked for none.
         tf_token_acc_before, tf_token_acc_after: share of answer tokens that are most likely, or unchanged.
         tf_exact_before, tf_exact_after: whether all are.
         free_exact_before, free_exact_after: whether the model's own answer is the target (or an alias), or unchanged.
@@ -38,16 +38,16 @@ class ProbeRecord:
     question: str
     image: str | None
     target: str | None
-    before: str
-    after: str
+    before: str | None
+    after: str | None
     tf_token_acc_before: float | None
     tf_token_acc_after: float | None
     tf_exact_before: float | None
     tf_exact_after: float | None
-    free_exact_before: float
-    free_exact_after: float
-    free_vqa_before: float
-    free_vqa_after: float
+    free_exact_before: float | None
+    free_exact_after: float | None
+    free_vqa_before: float | None
+    free_vqa_after: float | None
     kl: float | None = None
     top_before: TopIds = ()
     top_after: TopIds = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vlmend.data.records import EditCase, Probe
@@ -36,7 +36,7 @@ def record_of(
     """
     example, keeps = probe.example, kind_of(probe.kind).keeps
     wanted = before.likeliest if keeps else tuple(target)
-    accepted = (before.text,) if keeps else example.accepted
+    accepted = example.accepted if not keeps else () if before.text is None else (before.text,)
     return ProbeRecord(
         case=case.id,
         kind=probe.kind,
@@ -49,16 +49,20 @@ def record_of(
         tf_token_acc_after=_share(after.likeliest, wanted),
         tf_exact_before=_all(before.likeliest, wanted),
         tf_exact_after=_all(after.likeliest, wanted),
-        free_exact_before=float(matches(before.text, accepted)),
-        free_exact_after=float(matches(after.text, accepted)),
-        free_vqa_before=float(vqa_matches(before.text, accepted)),
-        free_vqa_after=float(vqa_matches(after.text, accepted)),
+        free_exact_before=_right(matches, before.text, accepted),
+        free_exact_after=_right(matches, after.text, accepted),
+        free_vqa_before=_right(vqa_matches, before.text, accepted),
+        free_vqa_after=_right(vqa_matches, after.text, accepted),
         kl=_divergence(before, after) if keeps else None,
         top_before=before.top if keeps else (),
         top_after=after.top if keeps else (),
         recognised=recognised,
         counterfactual=case.counterfactual,
     )
+
+
+def _right(match: Callable[[str, Sequence[str]], bool], text: str | None, accepted: Sequence[str]) -> float | None:
+    return None if text is None else float(match(text, accepted))
 
 
 def _share(found: Sequence[int], wanted: Sequence[int]) -> float | None:

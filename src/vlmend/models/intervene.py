@@ -20,7 +20,7 @@ from vlmend.models.prepared import Row
 from vlmend.models.trace import rewritten
 from vlmend.models.weights import Weights, WeightsOperation
 
-__all__ = ["AnswerOperation", "Plan", "RouteOperation", "StateOperation", "acting", "check", "depth", "plan"]
+__all__ = ["AnswerOperation", "Plan", "RouteOperation", "StateOperation", "acting", "check", "first_stage", "plan"]
 
 
 @runtime_checkable
@@ -92,18 +92,18 @@ def plan(ops: Iterable[Any], row: Row) -> Plan:
     return Plan(tuple(weights), tuple(states), answer)
 
 
-def depth(ops: Iterable[Any], weights: Weights) -> int:
-    """The first layer that operations act on: what comes before it does not depend on them."""
+def first_stage(ops: Iterable[Any], weights: Weights) -> int:
+    """The first stage (`Parts.stage_of`) that operations act on: what comes before it does not depend on them."""
     found = [
-        depth(op.inner, weights)
+        first_stage(op.inner, weights)
         if isinstance(op, RouteOperation)
-        else weights.depth(op.names)
+        else weights.stage(op.names)
         if isinstance(op, WeightsOperation)
-        else op.layer
+        else 2 * op.layer
         for op in ops
         if not isinstance(op, AnswerOperation)
     ]
-    return min(found, default=weights.depth([]))
+    return min(found, default=weights.stage([]))
 
 
 def check(ops: Iterable[Any], parts: Parts, weights: Weights) -> None:

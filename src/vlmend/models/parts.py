@@ -93,14 +93,30 @@ class Parts:
             raise PartsError(f"there is no layer {item}: the decoder has {count} layers")
         return item % count
 
-    def depth_of(self, path: str) -> int:
-        """The layer that a module or parameter, by its path in memory, stands in: the number of layers for norm and
-        head, 0 for all that comes before the layers."""
-        owner = path.removeprefix(f"{self.paths['layers']}.").partition(".")[0]
-        if path.startswith(f"{self.paths['layers']}.") and owner.isdigit():
-            return int(owner)
+    def stage_of(self, path: str) -> int:
+        """The stage at which a module or parameter, by its path in memory, is first used.
+
+        Stage 2k lies before layer k and stage 2k + 1 behind its attention; the last, 2n, before the norm. All that
+        comes before the layers is of stage 0.
+        """
+        prefix = f"{self.paths['layers']}."
+        owner, _, inside = path.removeprefix(prefix).partition(".")
+        if path.startswith(prefix) and owner.isdigit():
+            index = int(owner)
+            behind = self.attention(index) is not None and any(
+                inside == name or inside.startswith(f"{name}.") for name in self._found(index, "mlp")
+            )
+            return 2 * index + behind
         after = any(f"{path}.".startswith(f"{self.paths[part]}.") for part in ("norm", "head"))
-        return len(self.layers) if after else 0
+        return 2 * len(self.layers) if after else 0
+
+    def attention(self, index: int) -> nn.Module | None:
+        """The attention module of a layer, if it is one module and the layer has a feed-forward part beside it."""
+        return next(iter(self._found(index, "attn").values()), None) if self._found(index, "mlp") else None
+
+    def feed_forward(self, index: int) -> nn.Module | None:
+        """The first module of a layer's feed-forward part."""
+        return next(iter(self._found(index, "mlp").values()), None)
 
     def modules(self, layers: LayerSpec, roles: Sequence[str]) -> dict[str, nn.Module]:
         """Path -> module for every role; "vision", "connector", "head" and "norm" stand outside of the layers.
@@ -122,13 +138,19 @@ class Parts:
         return found
 
     def _in_layer(self, index: int, role: str) -> dict[str, nn.Module]:
+        if found := self._found(index, role):
+            return found
+        kind = type(self.layers[index]).__name__
+        raise PartsError(f"layer {index} ({kind}) has no module of role '{role}' (looked for {', '.join(ROLES[role])})")
+
+    def _found(self, index: int, role: str) -> dict[str, nn.Module]:
+        """Name in the layer -> module, for a role; empty if the layer has none."""
         for names in ROLES[role]:
             modules = {name: _descend(self.layers[index], name) for name in names.split("+")}
             present = {name: module for name, module in modules.items() if module is not None}
             if len(present) == len(modules):
                 return present
-        kind = type(self.layers[index]).__name__
-        raise PartsError(f"layer {index} ({kind}) has no module of role '{role}' (looked for {', '.join(ROLES[role])})")
+        return {}
 
 
 def find_parts(model: Any) -> Parts:

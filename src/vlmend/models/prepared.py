@@ -15,7 +15,7 @@ from vlmend.errors import PromptError
 from vlmend.models.pictures import Pictures, content_hash, listed, open_picture
 from vlmend.models.prompts import Prompter
 
-__all__ = ["Asked", "Batch", "Features", "Prepared", "Preparer", "Row"]
+__all__ = ["Asked", "Batch", "Features", "Prepared", "Preparer", "Row", "Shared"]
 
 
 class Asked(Protocol):
@@ -137,13 +137,14 @@ class Preparer:
         rows: list[Row] = []
         pictures: dict[str, dict[str, Tensor]] = {}
         for example in examples:
-            row, inputs = self._row(example)
+            row, inputs = self.row(example)
             rows.append(row)
             if row.picture is not None:
                 pictures.setdefault(row.picture, inputs)
         return Prepared(tuple(rows), pictures)
 
-    def _row(self, example: Asked) -> tuple[Row, dict[str, Tensor]]:
+    def row(self, example: Asked) -> tuple[Row, dict[str, Tensor]]:
+        """One example, and the processor's tensors of its pictures."""
         if not example.question:
             raise PromptError("an example has an empty question")
         pictures = [open_picture(image) for image in listed(example.image)]
@@ -243,6 +244,30 @@ class Preparer:
         values = row.extras.get(name, torch.zeros_like(row.ids_T))
         answer = self.traits.along.get(name, 0)
         return torch.cat([values, values.new_full((length - len(row.ids_T),), answer)])
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """What several preparations of the same examples have in common; see `VLM.sharing`."""
+
+    rows: dict[Any, tuple[Asked, Row, dict[str, Tensor]]] = field(default_factory=dict[Any, Any])
+    features: Features = field(default_factory=lambda: Features())
+    below: dict[Any, Any] = field(default_factory=dict[Any, Any])
+
+    def prepare(self, preparer: Preparer, examples: Sequence[Asked]) -> Prepared:
+        """As `Preparer.prepare`; an example that is equal to an earlier one is the same row."""
+        found: list[tuple[Asked, Row, dict[str, Tensor]]] = []
+        for example in examples:
+            key = (example.question, example.answer, *map(_identity, listed(example.image)))
+            if key not in self.rows:
+                self.rows[key] = (example, *preparer.row(example))  # the example keeps its picture's identity alive
+            found.append(self.rows[key])
+        pictures = {row.picture: inputs for _, row, inputs in found if row.picture is not None}
+        return Prepared(tuple(row for _, row, _ in found), pictures, self.features, self.below)
+
+
+def _identity(image: Any) -> Any:
+    return id(image) if isinstance(image, Image.Image) else image
 
 
 def _key(pictures: Sequence[str], read: Sequence[Tensor]) -> str | None:

@@ -1,15 +1,20 @@
-"""Start a run in the middle: what the layers below one hand on is kept, and the layers from there are run again.
+"""Start a run in the middle: what comes before a stage is kept, and what comes from there on is run again.
 
 An edit of late layers leaves all below them as they are, in each of its steps and in each measurement. How a family
 calls its layers (masks, rotary embeddings, positions) is not known here: the arguments of one full run are kept and
 given again, so that the rest of the run is that of the library. What a family adds between two layers (Qwen3-VL's
 deep visual features) is kept as a difference.
+
+A run can begin before a layer, or behind its attention (`Parts.stage_of` counts both). In the second case the layer is
+called with its attention short-circuited to what it returned; if it is the last layer, nothing after it looks back,
+and only the positions whose logits are wanted are run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +22,7 @@ from torch import Tensor
 
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Row
-from vlmend.models.trace import Call, capture
+from vlmend.models.trace import Call, capture, short_circuited
 
 __all__ = ["Below", "record"]
 
@@ -26,72 +31,131 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Below:
-    """What one batch was when it entered a layer.
+    """What one batch was at a stage.
 
     Attributes:
-        first: index of that layer; the number of layers for the norm after the last.
+        stage: which.
         rows: the batch.
-        state: of the weights below, in versions.
-        entering_BTD: the states that entered.
+        state: of the weights that are used before it, in versions.
+        entering_BTD: the states that entered the stage's layer, or the norm.
+        attended: what that layer's attention returned; ``None`` to run the layer whole.
         arguments: for every layer from there its further positional and its keyword arguments.
         added: layer -> what was added to its output before the next one; [B, T, D].
         exact: whether norm and head alone make the model's logits out of the last states. Where they do not (capped
             logits), a run cannot start in the middle.
     """
 
-    first: int
+    stage: int
     rows: tuple[Row, ...]
     state: int
     entering_BTD: Tensor
+    attended: Any
     arguments: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
-    added: dict[int, Tensor]
+    added: Mapping[int, Tensor]
     exact: bool
 
     def logits(self, parts: Parts, keep: int) -> Tensor:
         """Logits of the last ``keep`` positions, [B, keep, vocabulary], with the weights and hooks of now."""
+        return parts.head(parts.norm(self.run(parts, keep, len(parts.layers)))[:, -keep:])
+
+    def run(self, parts: Parts, keep: int, end: int) -> Tensor:
+        """The states before layer ``end``; of the last positions only where no more are needed."""
+        first = self.stage // 2
         states_BTD = self.entering_BTD
-        for index, (arguments, named) in enumerate(self.arguments, self.first):
-            states_BTD = parts.layers[index](states_BTD, *arguments, **named)
+        for index in range(first, end):
+            arguments, named = self.arguments[index - first]
+            with ExitStack() as stack:
+                if index == first and self.attended is not None:
+                    only = keep if index == len(parts.layers) - 1 else states_BTD.shape[1]
+                    states_BTD = states_BTD[:, -only:]
+                    attention = parts.attention(index)
+                    assert attention is not None
+                    stack.enter_context(short_circuited(attention, _last(self.attended, only)))
+                states_BTD = parts.layers[index](states_BTD, *arguments, **named)
             if index in self.added:
-                states_BTD = states_BTD + self.added[index]
-        return parts.head(parts.norm(states_BTD)[:, -keep:])
+                states_BTD = states_BTD + self.added[index][:, -states_BTD.shape[1] :]
+        return states_BTD
 
 
 def record(
-    parts: Parts, first: int, rows: tuple[Row, ...], state: int, run: Callable[[], Tensor]
-) -> tuple[Tensor, Below]:
-    """Run a batch whole, and keep what it was at a layer.
+    parts: Parts, states: Mapping[int, int], rows: tuple[Row, ...], keep: int, run: Callable[[], Tensor]
+) -> tuple[Tensor, dict[int, Below]]:
+    """Run a batch whole, and keep what it was at some stages.
 
     Args:
         parts: the model's.
-        first: where later runs begin.
-        rows, state: as in `Below`.
+        states: stage -> state of the weights used before it.
+        rows: the batch.
+        keep: of how many last positions ``run`` gives logits.
         run: the full run; gives the logits of the last positions.
     """
-    layers = {f"layer {index}": layer for index, layer in enumerate(parts.layers[first:], first)}
-    with capture({**layers, "norm": parts.norm}) as calls:
+    lowest = min(states) // 2
+    behind = [stage // 2 for stage in states if stage % 2]
+    watched = {f"layer {index}": layer for index, layer in enumerate(parts.layers[lowest:], lowest)}
+    watched |= {"norm": parts.norm}
+    within = {f"attention {index}": parts.attention(index) for index in behind}
+    within |= {f"feed-forward {index}": parts.feed_forward(index) for index in behind}
+    with capture({**watched, **{name: module for name, module in within.items() if module is not None}}) as calls:
         logits_BKV = run()
-    above = calls[-len(layers) - 1 :]
-    states = [_entered(call) for call in above]
+    above = [call for call in calls if call.name in watched][-len(watched) :]
+    entered = [_entered(call) for call in above]
     added: dict[int, Tensor] = {}
-    for index, (call, entered) in enumerate(zip(above, states[1:], strict=False), first):
+    for index, (call, following) in enumerate(zip(above, entered[1:], strict=False), lowest):
         left: Tensor = call.output.detach()
-        if not torch.equal(left, entered):
-            added[index] = entered - left
+        if not torch.equal(left, following):
+            added[index] = following - left
     with torch.no_grad():
-        made = parts.head(above[-1].output[:, -1]).float()
-        scale = float(logits_BKV[:, -1].abs().max().clamp(min=1e-6))
-        error = float((made - logits_BKV[:, -1].float()).abs().max())
-    below = Below(
-        first=first,
-        rows=rows,
-        state=state,
-        entering_BTD=states[0],
-        arguments=tuple((call.args[1:], call.kwargs) for call in above[:-1]),
-        added=added,
-        exact=error <= _TOLERANCE * scale,
-    )
-    return logits_BKV, below
+        exact = _close(parts.head(above[-1].output.detach()[:, -1]), logits_BKV[:, -1])
+    found: dict[int, Below] = {}
+    for stage, state in states.items():
+        skipped = stage // 2 - lowest
+        below = Below(
+            stage=stage,
+            rows=rows,
+            state=state,
+            entering_BTD=entered[skipped],
+            attended=_attended(calls, stage // 2) if stage % 2 else None,
+            arguments=tuple((call.args[1:], call.kwargs) for call in above[skipped:-1]),
+            added=added,
+            exact=exact,
+        )
+        found[stage] = _checked(below, parts, keep, entered)
+    return logits_BKV, found
+
+
+def _attended(calls: Sequence[Call], layer: int) -> Any:
+    """What a layer's attention returned; nothing if its feed-forward part was run first, which it may depend on."""
+    inside = [call for call in calls if call.name in (f"attention {layer}", f"feed-forward {layer}")]
+    names = [call.name.split()[0] for call in inside]
+    return _detached(inside[0].output) if names == ["attention", "feed-forward"] else None
+
+
+def _checked(below: Below, parts: Parts, keep: int, entered: Sequence[Tensor]) -> Below:
+    """Without what attention returned, where the layer makes something else out of it than it did."""
+    if below.attended is None:
+        return below
+    following = entered[below.stage // 2 - len(parts.layers)]  # what entered the next layer, or the norm
+    with torch.no_grad():
+        again = below.run(parts, keep, below.stage // 2 + 1)
+    return below if _close(again, following[:, -again.shape[1] :]) else replace(below, attended=None)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    scale = float(other.float().abs().max().clamp(min=1e-6))
+    return float((one.float() - other.float()).abs().max()) <= _TOLERANCE * scale
+
+
+def _last(attended: Any, count: int) -> Any:
+    """An attention's result for the last positions: the tensor itself, or the first of several results."""
+    if isinstance(attended, Tensor):
+        return attended[:, -count:]
+    return (attended[0][:, -count:], *attended[1:])
+
+
+def _detached(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output.detach()
+    return tuple(one.detach() if isinstance(one, Tensor) else one for one in output)
 
 
 def _entered(call: Call) -> Tensor:

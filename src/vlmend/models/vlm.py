@@ -5,7 +5,7 @@ Everything that runs goes through here, so that batches, pictures and edits are 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,15 +19,15 @@ from transformers import GenerationConfig
 
 from vlmend.errors import EditError, FingerprintError
 from vlmend.models.feed import feeder_of
-from vlmend.models.intervene import Plan, acting, check, depth, plan
+from vlmend.models.intervene import Plan, acting, check, first_stage, plan
 from vlmend.models.parts import Parts
-from vlmend.models.prepared import Asked, Prepared, Preparer, Row
+from vlmend.models.prepared import Asked, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
 from vlmend.models.tensors import fingerprint
 from vlmend.models.weights import Folded, Weights, WeightsOperation
 
-__all__ = ["VLM", "Active", "Applicable", "Edits", "Question", "RowOutput", "RunOutput"]
+__all__ = ["VLM", "Active", "Applicable", "Edits", "Question", "Reply", "RowOutput", "RunOutput"]
 
 # Said in full: what is left out would be taken from the checkpoint's own settings.
 _GREEDY: dict[str, Any] = {
@@ -42,6 +42,7 @@ _GREEDY: dict[str, Any] = {
 }
 
 
+_PADDING = 256  # tokens of padding that one more row may cost a batch: about what a batch of its own would
 _NEVER = -100.0  # log probability of what a given answer does not say; finite, so that divergences are
 
 
@@ -97,6 +98,14 @@ class RunOutput:
     rows: tuple[RowOutput, ...]
 
 
+@dataclass(frozen=True)
+class Reply:
+    """A model's own answer, and its tokens, up to and with the one that ended it."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
     """A question asked once."""
@@ -126,6 +135,7 @@ class VLM:
         self.weights = Weights(model, parts)
         self.batch_rows = 32
         self._active: list[Active] = []
+        self._shared: Shared | None = None
         self._ends = _end_tokens(model, self.tokenizer)
         self._preparer = Preparer(processor, prompter, parts.image_token, self._ends)
         self._feeder = feeder_of(model, parts)
@@ -151,7 +161,24 @@ class VLM:
         Raises:
             PromptError: an example cannot be turned into this model's input.
         """
-        return self._preparer.prepare(examples)
+        if self._shared is None:
+            return self._preparer.prepare(examples)
+        return self._shared.prepare(self._preparer, examples)
+
+    @contextmanager
+    def sharing(self) -> Generator[None, None, None]:
+        """Within the block equal examples are prepared once and their pictures encoded once, and what was run of them
+        once is known to all that is prepared there."""
+        before, self._shared = self._shared, self._shared or Shared()
+        try:
+            yield
+        finally:
+            self._shared = before
+
+    def encode(self, prepared: Prepared) -> None:
+        """Encode all pictures now and together; else it is done as they are needed."""
+        with torch.no_grad():
+            self._feeder.features(list(prepared.pictures), prepared)
 
     def run(
         self,
@@ -161,6 +188,7 @@ class VLM:
         ops: Sequence[Any] = (),
         grad: bool = False,
         first: int | None = None,
+        keep: Collection[int] = (),
     ) -> RunOutput:
         """Teacher-forced logits at the answers' positions, padded batches inside.
 
@@ -169,58 +197,72 @@ class VLM:
             edits: in force for all rows, or one for each row, on top of those already in force.
             ops: operations that act on all rows after these: those of an edit that is being made.
             grad: keep the graph, so that gradients reach whatever requires them.
-            first: the first layer that this run and others of the same rows may differ in. What is below is run once
-                and kept with ``prepared``; a change of weights there is noticed, of hooks it is not. See
-                ``first_layer``.
+            first: the first stage (`first_stage`) that this run and others of the same rows may differ in. What comes
+                before is run once and kept with ``prepared``; a change of weights there is noticed, of hooks it is not.
+            keep: further stages that later runs will begin at.
         """
         plans = self._plans(prepared, edits, ops)
         outputs: dict[int, RowOutput] = {}
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.set_grad_enabled(grad):
                 for some in self._chunks(indices, prepared):
-                    batch = self._run_batch(prepared.take(some), [plans[index] for index in some], first or 0)
+                    batch = self._run_batch(prepared.take(some), [plans[index] for index in some], first or 0, keep)
                     outputs.update(zip(some, batch, strict=True))
         for index, one in enumerate(plans):
             if one.answer is not None:
                 outputs[index] = self._said(prepared.rows[index], one.answer)
         return RunOutput(tuple(outputs[index] for index in range(len(prepared))))
 
-    def first_layer(self, ops: Sequence[Any]) -> int:
-        """The first layer that operations act on; runs with and without them are equal below it."""
-        return min(depth(ops, self.weights), len(self.parts.layers))
+    def first_stage(self, ops: Sequence[Any]) -> int:
+        """The first stage of a run that operations act on: 2k before layer k, 2k + 1 behind its attention, at last 2n
+        before the norm. Runs with and without the operations are equal before it."""
+        return min(first_stage(ops, self.weights), 2 * len(self.parts.layers))
 
-    def _run_batch(self, prepared: Prepared, plans: Sequence[Plan], first: int) -> list[RowOutput]:
-        keep = max(len(row.target_N) for row in prepared.rows) + 1
-        first = min([first, *(op.layer for one in plans for op in one.states)])  # what acts below is run each time
+    def _run_batch(
+        self, prepared: Prepared, plans: Sequence[Plan], first: int, later: Collection[int]
+    ) -> list[RowOutput]:
+        count = max(len(row.target_N) for row in prepared.rows) + 1
+        lowest = first_stage([op for one in plans for op in one.states], self.weights)
         with acting(self.parts, prepared.rows, plans, with_targets=True):
-            logits_BKV = self._logits(prepared, keep, first).float()
+            # What acts on states is run each time.
+            logits_BKV = self._logits(prepared, count, min(first, lowest), {min(stage, lowest) for stage in later})
+        logits_BKV = logits_BKV.float()
         outputs: list[RowOutput] = []
         for row, logits_KV in zip(prepared.rows, logits_BKV, strict=True):
-            count = len(row.target_N)
-            logits_NV = logits_KV[keep - 1 - count : keep - 1]
+            length = len(row.target_N)
+            logits_NV = logits_KV[count - 1 - length : count - 1]
             outputs.append(RowOutput(logits_NV, row.target_N.to(logits_NV.device), row.answer_length))
         return outputs
 
-    def _logits(self, prepared: Prepared, keep: int, first: int) -> Tensor:
-        """Logits of the last positions; from layer ``first`` on, if what is below has been run before."""
+    def _logits(self, prepared: Prepared, count: int, first: int, later: Collection[int]) -> Tensor:
+        """Logits of the last positions; from stage ``first`` on, if what comes before has been run already."""
 
         def run() -> Tensor:
-            return self._feeder.logits(self._preparer.batch(prepared.rows, with_targets=True), prepared, keep)
+            return self._feeder.logits(self._preparer.batch(prepared.rows, with_targets=True), prepared, count)
 
-        if first == 0:
+        rows = tuple(map(id, prepared.rows))
+        states = {stage: self.weights.state_before(stage) for stage in {first, *later} if stage > 0}
+        known = {stage: prepared.below.get((stage, rows)) for stage in states}
+        valid = [below for stage, below in known.items() if below is not None and below.state == states[stage]]
+        if valid and len(valid) == len(states):
+            below: Below = max(valid, key=lambda one: one.stage)
+            return below.logits(self.parts, count) if below.exact else run()
+        if not states:
             return run()
-        key = (first, *map(id, prepared.rows))
-        state = self.weights.state_below(first)
-        below: Below | None = prepared.below.get(key)
-        if below is not None and below.state == state:
-            return below.logits(self.parts, keep) if below.exact else run()
-        logits_BKV, prepared.below[key] = record(self.parts, first, prepared.rows, state, run)
+        logits_BKV, found = record(self.parts, states, prepared.rows, count, run)
+        prepared.below.update({(stage, rows): one for stage, one in found.items()})
         return logits_BKV
 
     def generate(
         self, prepared: Prepared, edits: Edits = None, *, ops: Sequence[Any] = (), max_new_tokens: int = 32
     ) -> list[str]:
         """Greedy answers to the prompts (given answers are ignored), with a cache; each ends at an end token."""
+        return [reply.text for reply in self.replies(prepared, edits, ops=ops, max_new_tokens=max_new_tokens)]
+
+    def replies(
+        self, prepared: Prepared, edits: Edits = None, *, ops: Sequence[Any] = (), max_new_tokens: int = 32
+    ) -> list[Reply]:
+        """As `generate`, with the answers' tokens."""
         settings = GenerationConfig(
             **_GREEDY,
             max_new_tokens=max_new_tokens,
@@ -229,7 +271,11 @@ class VLM:
             suppress_tokens=[self.parts.image_token],  # a picture cannot be said
         )
         plans = self._plans(prepared, edits, ops)
-        texts = {index: one.answer.strip() for index, one in enumerate(plans) if one.answer is not None}
+        replies = {
+            index: Reply(one.answer.strip(), tuple(self._answered(prepared.rows[index], one.answer)))
+            for index, one in enumerate(plans)
+            if one.answer is not None
+        }
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.no_grad():
                 for some in self._chunks(indices, prepared):
@@ -237,8 +283,8 @@ class VLM:
                     batch = self._preparer.batch(rows.rows, with_targets=False)
                     with acting(self.parts, rows.rows, [plans[index] for index in some], with_targets=False):
                         new_BN = self._feeder.generate(batch, rows, settings)
-                    texts.update(zip(some, map(self._text, new_BN.tolist()), strict=True))
-        return [texts[index] for index in range(len(prepared))]
+                    replies.update(zip(some, map(self._reply, new_BN.tolist()), strict=True))
+        return [replies[index] for index in range(len(prepared))]
 
     def answer(self, image: str | Path | Image.Image | None, question: str, *, max_new_tokens: int = 32) -> str:
         """The model's greedy answer to one question, with the edits in force."""
@@ -252,13 +298,19 @@ class VLM:
             FingerprintError: it was made for other weights.
             EditError: it cannot be applied to this model; nothing is changed then.
         """
-        self._check(edit)
+        self.check(edit)
         changes = [op for op in edit.ops if isinstance(op, WeightsOperation)]
         handle = Active(self._active, edit, self.weights.add(changes))
         self._active.append(handle)
         return handle
 
-    def _check(self, edit: Applicable) -> None:
+    def check(self, edit: Applicable) -> None:
+        """Refuse an edit that cannot be applied to this model.
+
+        Raises:
+            FingerprintError: it was made for other weights.
+            EditError: it names what this model does not have.
+        """
         if edit.base != self.fingerprint:
             raise FingerprintError(made_for=edit.base, applied_to=self.fingerprint)
         check(edit.ops, self.parts, self.weights)
@@ -270,7 +322,7 @@ class VLM:
         if len(each) != len(prepared):
             raise EditError(f"{len(each)} edits were given for {len(prepared)} rows")
         for edit in {id(edit): edit for edit in each if edit is not None}.values():
-            self._check(edit)
+            self.check(edit)
         return [
             plan((*standing, *(edit.ops if edit is not None else ()), *ops), row)
             for edit, row in zip(each, prepared.rows, strict=True)
@@ -293,20 +345,37 @@ class VLM:
         finally:
             handle.undo()
 
-    def _chunks(self, indices: Sequence[int], prepared: Prepared) -> Iterable[list[int]]:
-        """Row indices in groups of ``batch_rows``, rows of like length together."""
-        ordered = sorted(indices, key=lambda index: len(prepared.rows[index].ids_T))
-        return (ordered[start : start + self.batch_rows] for start in range(0, len(ordered), self.batch_rows))
+    def _chunks(self, indices: Sequence[int], prepared: Prepared) -> list[list[int]]:
+        """Row indices in groups of at most ``batch_rows``, rows of like length together."""
+        lengths = {index: len(prepared.rows[index].ids_T) + len(prepared.rows[index].target_N) for index in indices}
+        chunks: list[list[int]] = []
+        for index in sorted(indices, key=lengths.__getitem__):
+            last = chunks[-1] if chunks else []
+            wasted = len(last) * (lengths[index] - lengths[last[-1]]) if last else 0
+            if last and len(last) < self.batch_rows and wasted <= _PADDING:
+                last.append(index)
+            else:
+                chunks.append([index])
+        return chunks
 
     def _said(self, row: Row, answer: str) -> RowOutput:
         """The output of a model that is sure of an answer, whatever it is asked: probability 1 for its tokens."""
         count = len(row.target_N)
-        tokens = [*self._preparer.answered(row, answer).tolist(), *[self._ends[0]] * count][:count]
+        tokens = [*self._answered(row, answer), *[self._ends[0]] * count][:count]
         logits_NV = torch.full((count, self.model.get_output_embeddings().weight.shape[0]), _NEVER)
         logits_NV[range(count), tokens] = 0.0
         return RowOutput(logits_NV.to(self.device), row.target_N.to(self.device), row.answer_length)
 
-    def _text(self, tokens: list[int]) -> str:
+    def _answered(self, row: Row, answer: str) -> list[int]:
+        """The tokens of another answer to a row's prompt, with what closes the turn."""
+        return self._preparer.answered(row, answer).tolist()
+
+    def _reply(self, tokens: list[int]) -> Reply:
+        end = next((place for place, token in enumerate(tokens, 1) if token in self._ends), len(tokens))
+        return Reply(self.text_of(tokens), tuple(tokens[:end]))
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The answer that tokens are, up to the first that ends it."""
         end = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
         return self.tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
 

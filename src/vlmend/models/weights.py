@@ -57,9 +57,9 @@ class Weights:
     def __init__(self, model: nn.Module, parts: Parts) -> None:
         self._memory = disk_names(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        self._depths: dict[int, int] = {}
+        self._stages: dict[int, int] = {}
         for path, parameter in parameters.items():  # a tied tensor stands where it is used first
-            self._depths[id(parameter)] = min(parts.depth_of(path), self._depths.get(id(parameter), len(parts.layers)))
+            self._stages[id(parameter)] = min(parts.stage_of(path), self._stages.get(id(parameter), _NOWHERE))
         self._all = list({id(parameter): parameter for parameter in parameters.values()}.values())
         self._parameters = {disk: parameters[name] for disk, name in self._memory.items()}
         self._disk = {name: disk for disk, name in self._memory.items()}
@@ -165,14 +165,14 @@ class Weights:
             raise EditError(f"there is no linear layer in {', '.join(modules)}")
         return found
 
-    def depth(self, names: Iterable[str]) -> int:
-        """The first layer that has one of the tensors; 0 if one comes before the layers, a large number for none."""
-        return min((self._depths[id(self._parameters[name])] for name in names), default=_NOWHERE)
+    def stage(self, names: Iterable[str]) -> int:
+        """The first stage (`Parts.stage_of`) at which one of the tensors is used; a large number for none."""
+        return min((self._stages[id(self._parameters[name])] for name in names), default=_NOWHERE)
 
-    def state_below(self, layer: int) -> int:
-        """A number that is raised by every change, by whomever, of what comes before a layer."""
+    def state_before(self, stage: int) -> int:
+        """A number that is raised by every change, by whomever, of what is used before a stage."""
         # Every change in place raises a tensor's version: equal sums mean untouched weights.
-        return sum(parameter._version for parameter in self._all if self._depths[id(parameter)] < layer)
+        return sum(parameter._version for parameter in self._all if self._stages[id(parameter)] < stage)
 
     @contextmanager
     def folded(self, operations: Sequence[WeightsOperation]) -> Generator[None, None, None]:

@@ -142,10 +142,17 @@ def _row(case: EditCase, example: Example, records: Sequence[ProbeRecord]) -> Pr
         kind=first.kind,
         question=first.question,
         expected=first.target or "",
-        before=Verdict(printable(first.before), first.free_exact_before == 1.0),
-        after=tuple(Verdict(printable(record.after), record.free_exact_after == 1.0) for record in records),
+        before=_verdict(first.before, first.free_exact_before, first.tf_exact_before),
+        after=tuple(_verdict(one.after, one.free_exact_after, one.tf_exact_after) for one in records),
         picture=None if example.image == case.request.image else next(iter(example.pictures), None),
     )
+
+
+def _verdict(answer: str | None, free: float | None, forced: float | None) -> Verdict:
+    """By the model's own answer; where it was asked for none, by what it holds likely."""
+    if answer is None:
+        return Verdict("(the answer, if fed in)" if forced == 1.0 else "(something else, if fed in)", forced == 1.0)
+    return Verdict(printable(answer), free == 1.0)
 
 
 @dataclass(frozen=True)

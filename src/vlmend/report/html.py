@@ -89,8 +89,8 @@ def headlines(proofs: Sequence[Proof]) -> list[str]:
 
 
 def headline(proof: Proof) -> str:
-    """What an editor did, in one sentence, counted by free generation."""
-    found = {kind: summary.free_exact for kind, summary in proof.summary.items()}
+    """What an editor did, in one sentence, counted by free answers; teacher-forced where none were asked for."""
+    found = {kind: one.free_exact if one.free_exact.after.n else one.tf_exact for kind, one in proof.summary.items()}
     parts = [_says(found[kind], words) for kind, words in GAINS.items() if kind in found]
     kept = {kind: change.after for kind, change in found.items() if kind_of(kind).keeps}
     far = [estimate for kind, estimate in kept.items() if kind in UNRELATED]
