@@ -96,7 +96,7 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows padded on the left to one length.
+    """Rows padded to one length.
 
     Attributes:
         ids_BT, mask_BT: tokens, and where they are not padding.
@@ -224,17 +224,17 @@ class Preparer:
             return joined[len(alone) :]
         return encode(text, add_special_tokens=False)
 
-    def batch(self, rows: Sequence[Row], *, with_targets: bool) -> Batch:
-        """Pad rows on the left, with their answers behind the prompts or without."""
+    def batch(self, rows: Sequence[Row], *, with_targets: bool, left: bool = True) -> Batch:
+        """Pad rows on the left, or on the right, with their answers behind the prompts or without."""
         ids = [torch.cat([row.ids_T, row.target_N]) if with_targets else row.ids_T for row in rows]
         names = {name for row in rows for name in row.extras}
         extras = {
-            name: _left_padded([self._along(row, name, len(one)) for row, one in zip(rows, ids, strict=True)], 0)
+            name: _padded([self._along(row, name, len(one)) for row, one in zip(rows, ids, strict=True)], 0, left)
             for name in names
         }
         return Batch(
-            ids_BT=_left_padded(ids, self._tokenizer.pad_token_id or 0),
-            mask_BT=_left_padded([torch.ones_like(one) for one in ids], 0),
+            ids_BT=_padded(ids, self._tokenizer.pad_token_id or 0, left),
+            mask_BT=_padded([torch.ones_like(one) for one in ids], 0, left),
             extras=extras,
             pictures=tuple(row.picture for row in rows if row.picture is not None),
         )
@@ -278,6 +278,7 @@ def _key(pictures: Sequence[str], read: Sequence[Tensor]) -> str | None:
     return "+".join((*pictures, *words))
 
 
-def _left_padded(rows: Sequence[Tensor], value: int) -> Tensor:
+def _padded(rows: Sequence[Tensor], value: int, left: bool) -> Tensor:
     length = max(len(row) for row in rows)
-    return torch.stack([torch.cat([row.new_full((length - len(row),), value), row]) for row in rows])
+    pairs = [(row.new_full((length - len(row),), value), row) for row in rows]
+    return torch.stack([torch.cat(pair if left else pair[::-1]) for pair in pairs])

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Call", "added", "altered", "capture", "first_tensor", "rewritten", "short_circuited"]
+__all__ = ["Call", "added", "altered", "capture", "first_tensor", "reaching", "rewritten", "short_circuited"]
 
 
 class Call:
@@ -120,3 +120,25 @@ def short_circuited(module: nn.Module, output: Any) -> Generator[None, None, Non
             del module.forward
         else:
             module.forward = own
+
+
+class _Reached(Exception):
+    """Not an error: a module was reached."""
+
+
+@contextmanager
+def reaching(module: nn.Module) -> Generator[list[tuple[tuple[Any, ...], dict[str, Any]]], None, None]:
+    """The block ends when the module is called; its arguments, positional and by name, are then in the list."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def stop(_: nn.Module, args: Any, kwargs: Any) -> None:
+        calls.append((args, kwargs))
+        raise _Reached
+
+    handle = module.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        yield calls
+    except _Reached:
+        pass
+    finally:
+        handle.remove()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,9 +18,11 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from vlmend.errors import EditError, FingerprintError
+from vlmend.models.batching import about_one_picture, of_like_length
 from vlmend.models.feed import feeder_of
 from vlmend.models.intervene import Plan, acting, check, first_stage, plan
 from vlmend.models.parts import Parts
+from vlmend.models.prefix import beginning, run_in_two
 from vlmend.models.prepared import Asked, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
@@ -42,7 +44,7 @@ _GREEDY: dict[str, Any] = {
 }
 
 
-_PADDING = 256  # tokens of padding that one more row may cost a batch: about what a batch of its own would
+_ROUNDING, _COARSE_ROUNDING = 1e-3, 5e-2  # of the largest logit: in float32, and in shorter types
 _NEVER = -100.0  # log probability of what a given answer does not say; finite, so that divergences are
 
 
@@ -136,6 +138,7 @@ class VLM:
         self.batch_rows = 32
         self._active: list[Active] = []
         self._shared: Shared | None = None
+        self._begins_once: bool | None = None  # whether a common beginning can be run once; not known yet
         self._ends = _end_tokens(model, self.tokenizer)
         self._preparer = Preparer(processor, prompter, parts.image_token, self._ends)
         self._feeder = feeder_of(model, parts)
@@ -205,13 +208,34 @@ class VLM:
         outputs: dict[int, RowOutput] = {}
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.set_grad_enabled(grad):
-                for some in self._chunks(indices, prepared):
+                if first is None and not keep:
+                    free = [index for index in indices if not plans[index].states]
+                    outputs.update(self._run_from_one_picture(prepared, free))
+                rest = {index: prepared.rows[index] for index in indices if index not in outputs}
+                for some in of_like_length(rest, self.batch_rows):
                     batch = self._run_batch(prepared.take(some), [plans[index] for index in some], first or 0, keep)
                     outputs.update(zip(some, batch, strict=True))
         for index, one in enumerate(plans):
             if one.answer is not None:
                 outputs[index] = self._said(prepared.rows[index], one.answer)
         return RunOutput(tuple(outputs[index] for index in range(len(prepared))))
+
+    def _run_from_one_picture(self, prepared: Prepared, indices: Sequence[int]) -> dict[int, RowOutput]:
+        """The outputs of rows that have a picture and a long beginning in common, which is run once (`prefix.py`)."""
+        outputs: dict[int, RowOutput] = {}
+        rows = {index: prepared.rows[index] for index in indices}
+        for some in about_one_picture(rows, self.batch_rows) if self._begins_once is not False else ():
+            part = prepared.take(some)
+            batch = self._preparer.batch(part.rows, with_targets=True, left=False)
+            stopped = partial(self._feeder.logits, batch, part, 1)
+            found = run_in_two(self.parts, part.rows, beginning(part.rows), stopped)
+            if self._begins_once is None:  # the first time it is compared with a whole run
+                whole = self._run_batch(part, [Plan()] * len(some), 0, ())
+                self._begins_once = found is not None and all(map(_alike, found, (row.logits_NV for row in whole)))
+            if found is None or not self._begins_once:
+                break
+            outputs.update(zip(some, map(_row_output, part.rows, found), strict=True))
+        return outputs
 
     def first_stage(self, ops: Sequence[Any]) -> int:
         """The first stage of a run that operations act on: 2k before layer k, 2k + 1 behind its attention, at last 2n
@@ -226,13 +250,11 @@ class VLM:
         with acting(self.parts, prepared.rows, plans, with_targets=True):
             # What acts on states is run each time.
             logits_BKV = self._logits(prepared, count, min(first, lowest), {min(stage, lowest) for stage in later})
-        logits_BKV = logits_BKV.float()
-        outputs: list[RowOutput] = []
-        for row, logits_KV in zip(prepared.rows, logits_BKV, strict=True):
-            length = len(row.target_N)
-            logits_NV = logits_KV[count - 1 - length : count - 1]
-            outputs.append(RowOutput(logits_NV, row.target_N.to(logits_NV.device), row.answer_length))
-        return outputs
+        ends = [(count - 1 - len(row.target_N), count - 1) for row in prepared.rows]
+        return [
+            _row_output(row, logits_KV[start:end])
+            for row, logits_KV, (start, end) in zip(prepared.rows, logits_BKV, ends, strict=True)
+        ]
 
     def _logits(self, prepared: Prepared, count: int, first: int, later: Collection[int]) -> Tensor:
         """Logits of the last positions; from stage ``first`` on, if what comes before has been run already."""
@@ -278,7 +300,8 @@ class VLM:
         }
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.no_grad():
-                for some in self._chunks(indices, prepared):
+                asked = {index: prepared.rows[index] for index in indices}
+                for some in of_like_length(asked, self.batch_rows):
                     rows = prepared.take(some)
                     batch = self._preparer.batch(rows.rows, with_targets=False)
                     with acting(self.parts, rows.rows, [plans[index] for index in some], with_targets=False):
@@ -345,19 +368,6 @@ class VLM:
         finally:
             handle.undo()
 
-    def _chunks(self, indices: Sequence[int], prepared: Prepared) -> list[list[int]]:
-        """Row indices in groups of at most ``batch_rows``, rows of like length together."""
-        lengths = {index: len(prepared.rows[index].ids_T) + len(prepared.rows[index].target_N) for index in indices}
-        chunks: list[list[int]] = []
-        for index in sorted(indices, key=lengths.__getitem__):
-            last = chunks[-1] if chunks else []
-            wasted = len(last) * (lengths[index] - lengths[last[-1]]) if last else 0
-            if last and len(last) < self.batch_rows and wasted <= _PADDING:
-                last.append(index)
-            else:
-                chunks.append([index])
-        return chunks
-
     def _said(self, row: Row, answer: str) -> RowOutput:
         """The output of a model that is sure of an answer, whatever it is asked: probability 1 for its tokens."""
         count = len(row.target_N)
@@ -378,6 +388,17 @@ class VLM:
         """The answer that tokens are, up to the first that ends it."""
         end = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
         return self.tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
+
+
+def _row_output(row: Row, logits_NV: Tensor) -> RowOutput:
+    return RowOutput(logits_NV.float(), row.target_N.to(logits_NV.device), row.answer_length)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether logits are the same but for rounding."""
+    tolerance = _ROUNDING if one.dtype == torch.float32 else _COARSE_ROUNDING
+    scale = float(other.abs().max().clamp(min=1e-6)) if other.numel() else 1.0
+    return not other.numel() or float((one.float() - other).detach().abs().max()) <= tolerance * scale
 
 
 def _grouped(plans: Sequence[Plan]) -> list[tuple[tuple[WeightsOperation, ...], list[int]]]:

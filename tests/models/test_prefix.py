@@ -1,0 +1,93 @@
+"""Rows about one picture: what they begin with is run once, and the outputs are those of whole runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vlmend import VLM, Edit, Example, WeightOp
+from vlmend.models import batching
+from vlmend.models.prefix import beginning
+from vlmend.models.trace import capture
+
+WHOLE = ("paligemma",)  # its pictures see the question
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch):
+    """Tiny pictures have few tokens: let any beginning be worth a run of its own."""
+    monkeypatch.setattr(batching, "_PADDING", 0)
+
+
+@pytest.fixture
+def examples(picture):
+    shown = picture(1)
+    return [
+        Example("what colour is the cup ?", shown, "red"),
+        Example("what colour is the cup ?", shown, "no , there is a cat"),
+        Example("is there a dog in the picture ? say so", shown, "no"),
+        Example("what colour is the cup ?", picture(2), "red"),
+        Example("who wrote the song", None, "the dog"),
+    ]
+
+
+def alone(vlm: VLM, examples, edit=None):
+    return [vlm.run(vlm.prepare([example]), edit).rows[0] for example in examples]
+
+
+def test_outputs_are_those_of_whole_runs(vlm: VLM, examples):
+    names = vlm.weights.named(vlm.parts.modules([1], ["mlp.down"]), matrices_only=True)
+    maker = torch.Generator().manual_seed(0)
+    noise = {name: 0.3 * torch.randn(weight.shape, generator=maker) for name, weight in names.items()}
+    edit = Edit(vlm.fingerprint, (WeightOp.deltas(noise),))
+    vlm._begins_once = None
+    prepared = vlm.prepare(examples)
+    for given in (None, edit):
+        for mine, whole in zip(vlm.run(prepared, given).rows, alone(vlm, examples, given), strict=True):
+            torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-5, rtol=1e-4)
+    assert vlm._begins_once is (vlm.model.config.model_type not in WHOLE)
+
+
+def test_the_beginning_is_run_once(llava: VLM, examples):
+    prepared = llava.prepare(examples)
+    llava.run(prepared)  # compared with whole runs, this once
+    about = prepared.rows[:3]
+    count = beginning(about)
+    assert count >= 1 + int(about[0].visual_T.sum())
+    assert all(torch.equal(row.ids_T[:count], about[0].ids_T[:count]) for row in about)
+    with capture({"layer": llava.parts.layers[0]}) as calls:
+        llava.run(prepared)
+    shapes = [tuple(call.input.shape[:2]) for call in calls]
+    longest = max(len(row.ids_T) + len(row.target_N) for row in about)
+    assert (1, count) in shapes
+    assert (3, longest - count) in shapes
+    assert sum(rows for rows, _ in shapes) == 1 + len(examples)
+
+
+def test_gradients_are_those_of_whole_runs(llava: VLM, examples):
+    names = llava.weights.named(llava.parts.modules([0, 2], ["mlp.down", "attn.k"]), matrices_only=True)
+
+    def gradients(rows):
+        sum(row.logits_NV.logsumexp(-1).sum() for row in rows).backward()
+
+    found = []
+    for run in (lambda: llava.run(llava.prepare(examples), grad=True).rows, None):
+        with llava.weights.borrowed(names) as parameters:
+            if run is None:
+                rows = [llava.run(llava.prepare([example]), grad=True).rows[0] for example in examples]
+            else:
+                rows = run()
+            gradients(rows)
+            found.append([parameter.grad.clone() for parameter in parameters.values()])
+    for mine, whole in zip(*found, strict=True):
+        torch.testing.assert_close(mine, whole, atol=1e-4, rtol=1e-3)
+
+
+def test_a_model_that_makes_more_of_its_states_is_run_whole(llava: VLM, examples, monkeypatch):
+    """Capped logits are noticed when they are first compared."""
+    plain = llava._feeder.logits
+    monkeypatch.setattr(llava._feeder, "logits", lambda *given: torch.tanh(plain(*given) / 5.0) * 5.0)
+    monkeypatch.setattr(llava, "_begins_once", None)
+    for row in llava.run(llava.prepare(examples)).rows:
+        assert float(row.logits_NV.abs().max()) < 5.0
+    assert llava._begins_once is False
