@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Call", "added", "altered", "capture", "first_tensor", "reaching", "rewritten", "short_circuited"]
+__all__ = ["Call", "added", "altered", "capture", "first_tensor", "hooked", "reaching", "rewritten", "short_circuited"]
 
 
 class Call:
@@ -37,6 +37,11 @@ def first_tensor(values: Any) -> Tensor | None:
     if isinstance(values, Mapping):
         values = values.values()
     return next((value for value in values if isinstance(value, Tensor)), None)
+
+
+def hooked(owner: nn.Module) -> bool:
+    """Whether somebody watches or changes what the modules inside are given or return."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in owner.modules())
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from vlmend.models.prepared import Asked, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
 from vlmend.models.tensors import fingerprint
+from vlmend.models.trace import hooked
 from vlmend.models.weights import Folded, Weights, WeightsOperation
 
 __all__ = ["VLM", "Active", "Applicable", "Edits", "Question", "Reply", "RowOutput", "RunOutput"]
@@ -208,7 +209,7 @@ class VLM:
         outputs: dict[int, RowOutput] = {}
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.set_grad_enabled(grad):
-                if first is None and not keep:
+                if first is None and not keep and not hooked(self.parts.decoder):  # hooks are shown whole rows
                     free = [index for index in indices if not plans[index].states]
                     outputs.update(self._run_from_one_picture(prepared, free))
                 rest = {index: prepared.rows[index] for index in indices if index not in outputs}
