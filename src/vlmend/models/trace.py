@@ -39,7 +39,7 @@ def first_tensor(values: Any) -> Tensor | None:
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 
-def hooked(owner: nn.Module) -> bool:
+def hooked(owner: Any) -> bool:
     """Whether somebody watches or changes what the modules inside are given or return."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in owner.modules())
 
