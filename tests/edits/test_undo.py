@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import random
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from itertools import cycle
+from typing import Any
 
 import pytest
 import torch
 
-from conftest import assert_untouched, weights_of
+from conftest import FAMILIES, assert_untouched, hooks_of, weights_of
 from vlmend import VLM, Edit, Example, WeightOp
+from vlmend.edits.routes import AnswerOp, Key, RouteOp
+from vlmend.edits.states import StateOp
 from vlmend.errors import EditError, FingerprintError
+from vlmend.models.vlm import Active
+
+OPERATIONS = 70  # on each family: more than a thousand in all
 
 
 def random_edit(vlm: VLM, seed: int) -> Edit:
@@ -133,3 +142,135 @@ def test_pictures_are_encoded_anew_after_an_edit_of_the_encoder(vlm: VLM, pictur
 def test_stacks_are_for_one_model(llava: VLM):
     with pytest.raises(EditError, match="different models"):
         Edit(base="a", ops=()) + Edit(base="b", ops=())
+
+
+def edits_of_all_kinds(vlm: VLM, examples: Sequence[Example]) -> list[Edit]:
+    """Changes of weights in all forms, changes of states, routes, given answers, and stacks of these."""
+    weights = [random_edit(vlm, seed) for seed in range(5)]
+    picture = Key(picture=vlm.prepare(examples[:1]).rows[0].content)
+    question = Key(question=examples[1].question)
+    ops = [
+        (shift(vlm, 0),),
+        (shift(vlm, 2), shift(vlm, 1)),
+        (RouteOp(picture, (shift(vlm, 1), *weights[0].ops)),),
+        (RouteOp(question, (RouteOp(picture, (AnswerOp("red"),)), *weights[1].ops)),),
+        (RouteOp(Key(question=examples[2].question), (AnswerOp("no"),)),),
+    ]
+    others = [Edit(base=vlm.fingerprint, ops=one) for one in ops]
+    return [*weights, *others, weights[2] + others[1], others[2] + weights[3]]
+
+
+def shift(vlm: VLM, layer: int, place: int = 2) -> StateOp:
+    """Random vectors on two visual tokens."""
+    drawn = torch.randn(2, len(vlm.parts.norm.weight), generator=torch.Generator().manual_seed(layer))
+    return StateOp(layer, torch.tensor([0, place]), drawn)
+
+
+def folded(live: dict[str, Any], base: dict[int, torch.Tensor], edits: Sequence[Edit]) -> dict[int, torch.Tensor]:
+    """Every parameter with the edits' own changes of weights, reckoned by hand; by identity, since some are tied."""
+    values = dict(base)
+    for op in (op for edit in edits for op in edit.ops if isinstance(op, WeightOp)):
+        for name, change in op.changes.items():
+            one, *more = change.tensors
+            key = id(live[name])
+            values[key] = one if change.form == "value" else values[key] + (one @ more[0] if more else one)
+    return values
+
+
+class Bystander:
+    """Somebody else's hooks: they count calls, and break off the next one when they are told to."""
+
+    def __init__(self, vlm: VLM) -> None:
+        self.calls, self.breaks = 0, False
+        inner, last = vlm.parts.layers[1], vlm.parts.layers[-1]
+        self.handles = [
+            inner.register_forward_hook(self._see),
+            inner.register_forward_pre_hook(self._see),
+            last.register_forward_hook(self._see),
+        ]
+
+    def _see(self, *_: object) -> None:
+        self.calls += 1
+        if self.breaks:
+            raise ZeroDivisionError
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_thousand_operations_over_all_families(family: str, tiny: Callable[..., VLM], picture: Callable[..., Any]):
+    """Whatever is applied and undone in whatever order, and whatever goes wrong meanwhile, nothing of it is left."""
+    assert OPERATIONS * len(FAMILIES) > 1000
+    vlm = tiny(family)
+    examples = [
+        Example("what colour is the cup ?", picture(1), "red"),
+        Example("is there a dog ?", picture(1), "no , there is a cat"),
+        Example("who wrote the song", None, "nobody"),
+    ]
+    prepared = vlm.prepare(examples)
+    alone = hooks_of(vlm)
+    bystander = Bystander(vlm)
+    weights, hooks = weights_of(vlm), hooks_of(vlm)
+    logits = [row.logits_NV for row in vlm.run(prepared).rows]
+    live: dict[str, Any] = dict(vlm.weights.base())
+    base = {id(parameter): parameter.detach().clone() for parameter in live.values()}
+    edits = edits_of_all_kinds(vlm, examples)
+    matrix = next(name for name, parameter in live.items() if parameter.dim() == 2)
+    far = Edit(base=vlm.fingerprint, ops=(shift(vlm, 1), shift(vlm, 3, place=9999)))
+    misfit = Edit(base=vlm.fingerprint, ops=(*edits[0].ops, WeightOp.deltas({matrix: torch.ones(2)})))
+    dice = random.Random(family)
+    failures: list[Exception] = []
+
+    def run_by_row(first: Sequence[Edit | None] = (None, *edits), breaks: bool = False) -> None:
+        """Rows with edits of their own; the first one's perhaps cannot be carried out, a hook perhaps breaks off."""
+        mine = [dice.choice(first), *(dice.choice([None, *edits]) for _ in examples[1:])]
+        bystander.breaks = breaks
+        for run in (vlm.run, partial(vlm.generate, max_new_tokens=2)):
+            try:
+                run(prepared, mine)
+            except (EditError, ZeroDivisionError) as error:
+                failures.append(error)
+        bystander.breaks = False
+
+    def fail() -> None:
+        """A block that is left by an exception; an edit of another shape; one of another model."""
+        with suppress(ZeroDivisionError), vlm.using(dice.choice(edits)), vlm.using(dice.choice(edits)):
+            raise ZeroDivisionError
+        with pytest.raises(EditError):
+            vlm.apply(misfit)
+        with pytest.raises(FingerprintError):
+            vlm.apply(Edit(base="0" * 32, ops=()))
+
+    disturbances = cycle([fail, run_by_row, partial(run_by_row, [far]), partial(run_by_row, breaks=True)])
+    held: list[Active] = []
+    gone: list[Active] = []
+    for step in range(OPERATIONS):
+        if held and dice.random() < 0.5:
+            gone.append(held.pop(dice.randrange(len(held))))
+            gone[-1].undo()
+        else:
+            held.append(vlm.apply(dice.choice(edits)))
+        if gone and dice.random() < 0.2:
+            dice.choice(gone).undo()  # a second time: nothing happens
+        if step % 4 == 0:
+            next(disturbances)()
+        assert vlm.active_edits == tuple(handle.edit.id for handle in held)
+        assert hooks_of(vlm) == hooks
+        if step % 10 == 0:
+            values = folded(live, base, [handle.edit for handle in held])
+            for parameter in live.values():
+                torch.testing.assert_close(parameter.detach(), values[id(parameter)], atol=1e-5, rtol=1e-5)
+    dice.shuffle(held)
+    for handle in held:
+        handle.undo()
+    assert [type(error) for error in failures] == [EditError, EditError, ZeroDivisionError, ZeroDivisionError] * 4
+    assert_untouched(vlm, weights)
+    assert not vlm.weights._pristine
+    assert hooks_of(vlm) == hooks
+    before = bystander.calls
+    for again in (prepared, vlm.prepare(examples)):
+        rows = vlm.run(again).rows
+        assert all(torch.equal(row.logits_NV, one) for row, one in zip(rows, logits, strict=True))
+    assert bystander.calls >= before + 2 * len(bystander.handles)
+    for handle in bystander.handles:
+        handle.remove()
+    assert hooks_of(vlm) == alone
