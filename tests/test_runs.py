@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import resource
 import subprocess
 import sys
 import time
 
 import pytest
 
-from vlmend.errors import RunError
-from vlmend.runs import Run, write_json
+from vlmend.errors import RunError, WriteError
+from vlmend.runs import Run, whole, write_json
 
 
 def test_records_are_found_again(tmp_path):
@@ -77,6 +80,54 @@ def test_json_is_whole_or_as_before(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_files_are_whole_or_as_before(tmp_path):
+    path = tmp_path / "new" / "page.html"
+    with pytest.raises(ZeroDivisionError), whole(path) as part:
+        part.write_text("half")
+        raise ZeroDivisionError
+    assert list(path.parent.iterdir()) == []
+    with whole(path) as part:
+        part.write_text("first")
+    with pytest.raises(WriteError, match=r"page\.html cannot be written: No space left"), whole(path) as part:
+        part.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    """A disk that takes half of it and then is full; with room again the same run goes on."""
+    with (
+        pytest.raises(WriteError, match=r"records\.jsonl cannot be written") as caught,
+        Run(tmp_path / "run", {}) as run,
+    ):
+        run.append({"case": "a"})
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limit[1]))
+        try:
+            run.append({"case": "b" * 100})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert caught.value.__notes__ == [f"{tmp_path / 'run'} keeps 1 finished record, and a run into it goes on after it"]
+    assert (tmp_path / "run" / "records.jsonl").read_text() == '{"case": "a"}\n'
+    with Run(tmp_path / "run", {}) as run:
+        run.append({"case": "b"})
+        assert [record["case"] for record in run.records] == ["a", "b"]
+
+
+def test_a_run_that_fails_before_its_first_record_leaves_no_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError), Run(tmp_path / "run", {}):
+        raise ZeroDivisionError
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    Run(tmp_path / "earlier", {}).close()
+    for name, left in (("mine", ["notes.txt"]), ("earlier", ["records.jsonl", "run.json"])):
+        with pytest.raises(ZeroDivisionError), Run(tmp_path / name, {}):
+            raise ZeroDivisionError
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == left
 
 
 def test_parts_share_a_run(tmp_path):

@@ -11,7 +11,8 @@ VlmendError
 │   ├── FingerprintError    it was made for other weights: names both fingerprints
 │   └── EditFormatError     its folder is incomplete or damaged
 ├── UnknownNameError        no editor (or other registered thing) of that name: lists what there is
-└── RunError                a run folder belongs to other settings or is damaged
+├── RunError                a run folder belongs to other settings or is damaged
+└── WriteError              a file cannot be written: names it and says why
 
 The message of each is one clear line for the user; a command line shows it and exits with code 2.
 """
@@ -34,6 +35,7 @@ __all__ = [
     "RunError",
     "UnknownNameError",
     "VlmendError",
+    "WriteError",
 ]
 
 _SHOWN = 5
@@ -120,3 +122,16 @@ class UnknownNameError(VlmendError):
 
 class RunError(VlmendError):
     """A run folder belongs to other settings, or is damaged."""
+
+
+class WriteError(VlmendError):
+    """A file cannot be written; nothing half-written is left.
+
+    Args:
+        path: the file.
+        error: what the system says.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"{path} cannot be written: {error.strerror or error}")
+        self.path = path

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from vlmend.errors import RunError
+from vlmend.errors import RunError, WriteError
 
-__all__ = ["Log", "Part", "Run", "write_json"]
+__all__ = ["Log", "Part", "Run", "whole", "write_json"]
 
 
 class Log(Protocol):
@@ -33,15 +34,37 @@ class Log(Protocol):
         ...
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON so that a reader sees either the old file or the whole new one."""
+@contextmanager
+def whole(path: Path) -> Generator[Path]:
+    """Write a file so that a reader sees either the old one or the whole new one, even if the machine stops.
+
+    The block is given another path to write to, beside this one; its folder is made.
+
+    Raises:
+        WriteError: the disk is full, or the file cannot be written for another reason; nothing half-written is left.
+    """
     part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise WriteError(path, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON, whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with whole(path) as part:
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class Run:
@@ -53,6 +76,9 @@ class Run:
 
     Raises:
         RunError: the folder holds a run with other settings, or an unreadable ``run.json``.
+        WriteError: it cannot be written.
+
+    Used as a context: an error within leaves a note of the records kept; a new run without any leaves no folder.
     """
 
     def __init__(self, folder: Path | str, settings: Mapping[str, Any]) -> None:
@@ -60,7 +86,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = json.loads(json.dumps(dict(settings)))
         about = self.folder / "run.json"
-        if about.exists():
+        self._new = not about.exists()
+        if not self._new:
             try:
                 found = json.loads(about.read_text(encoding="utf-8"))
             except ValueError as error:
@@ -69,9 +96,13 @@ class Run:
                 differ = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
                 raise RunError(f"{self.folder} holds a run with other settings ({', '.join(differ)})")
         else:
-            write_json(about, wanted)
+            try:
+                write_json(about, wanted)
+            except WriteError:
+                self._discard()
+                raise
         self.records = self._finished()
-        self._file = (self.folder / "records.jsonl").open("a", encoding="utf-8")
+        self._file = (self.folder / "records.jsonl").open("ab", buffering=0)
 
     def _finished(self) -> list[dict[str, Any]]:
         """Whole records of an earlier start; a last line cut short by a kill is dropped from the file too."""
@@ -93,11 +124,21 @@ class Run:
         return Part(self, labels)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one record; it is on disk when this returns."""
+        """Add one record; it is on disk when this returns.
+
+        Raises:
+            WriteError: it cannot be written; the records before it are as they were.
+        """
         plain = json.loads(json.dumps(dict(record)))
-        self._file.write(json.dumps(plain, ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        left = memoryview((json.dumps(plain, ensure_ascii=False) + "\n").encode())
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(end)
+            raise WriteError(self.folder / "records.jsonl", error) from error
         self.records.append(plain)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
@@ -115,6 +156,22 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if error is None:
+            return
+        if self.records:
+            count = len(self.records)
+            kept = "1 finished record, and a run into it goes on after it"
+            kept = kept if count == 1 else f"{count} finished records, and a run into it goes on after them"
+            error.add_note(f"{self.folder} keeps {kept}")
+        elif self._new:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Remove a run without records, and its folder if nothing else is in it."""
+        for name in ("run.json", "records.jsonl"):
+            (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
 class Part:

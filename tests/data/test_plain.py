@@ -13,7 +13,7 @@ import vlmend
 from vlmend import EditCase, Example, Probe
 from vlmend.data.formats import plain, recognise
 from vlmend.data.pictures import relocated
-from vlmend.errors import DataError, MissingImageError
+from vlmend.errors import DataError, MissingImageError, WriteError
 
 TABLE = "\n".join(
     (
@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", str(self))
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match=r"a\.jsonl cannot be written: No space left"):
         plain.write([GOOD], tmp_path / "a.jsonl")
     assert not list(tmp_path.iterdir())
 

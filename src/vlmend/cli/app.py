@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import errno
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -15,23 +16,33 @@ from vlmend.errors import VlmendError
 __all__ = ["app"]
 
 USER_MISTAKE = 2
+INTERRUPTED = 130  # as shells report Ctrl-C
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # names no file where a library writes
 
 
 class Commands(TyperGroup):
-    """The group of all commands: a user's mistake is one line on stderr and exit code 2."""
+    """The group of all commands: a user's mistake is one line on stderr and exit code 2, Ctrl-C is one line and 130."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            _leave(INTERRUPTED, error, "interrupted", "give the same command again")
         except VlmendError as error:
-            complaint = str(error)
+            _leave(USER_MISTAKE, error, str(error))
         except OSError as error:
-            if error.filename is None:
+            if error.filename is None and error.errno not in _NO_ROOM:
                 raise
-            complaint = f"{error.filename}: {error.strerror}"
-        complain(complaint)
-        raise typer.Exit(USER_MISTAKE)
+            _leave(USER_MISTAKE, error, f"{error.filename or 'a file cannot be written'}: {error.strerror}")
+
+
+def _leave(code: int, error: BaseException, problem: str, advice: str = "") -> NoReturn:
+    """Say in one line what happened and what is left of the work; without such notes, the advice."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    complain("; ".join((problem, *(notes or filter(None, [advice])))))
+    raise typer.Exit(code)
 
 
 app = typer.Typer(

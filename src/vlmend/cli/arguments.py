@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmend.cli.console import working
-from vlmend.errors import DataError, VlmendError
+from vlmend.errors import DataError, EditError, VlmendError
 
 if TYPE_CHECKING:
     from vlmend.data.records import EditCase
@@ -49,12 +49,22 @@ def load_model(name: str, **how: Any) -> VLM:
 
 
 def read_cases(path: Path, limit: int | None = None, *, skip_missing: bool = False) -> list[EditCase]:
-    """The cases in a file, at most `limit` of them; none at all is a mistake."""
+    """The cases in a file, at most `limit` of them, all of which can be edited; none at all is a mistake.
+
+    Every picture is opened: what cannot be read is found before the work begins.
+    """
     from vlmend.data.formats import read
+    from vlmend.data.pictures import check_pictures
+    from vlmend.editors.base import check_cases
 
     cases = read(path, skip_missing=skip_missing)[:limit]
     if not cases:
         raise DataError("no case in it can be used", path=path)
+    try:
+        check_cases(cases)
+    except EditError as error:
+        raise DataError(str(error), path=path) from error
+    check_pictures(cases, path)
     return cases
 
 

@@ -68,11 +68,13 @@ def working(what: str) -> Generator[None]:
 
 @contextmanager
 def progress(what: str, total: int, *, done: int = 0) -> Generator[Callable[[], None]]:
-    """A bar on stderr, of which ``done`` steps were finished before; call what it yields once per finished step."""
+    """A bar on stderr, where that is a terminal, of which ``done`` steps were finished before; call what it yields once
+    per finished step."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda: bar.advance(task)
 

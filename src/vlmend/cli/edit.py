@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,7 @@ from vlmend.cli.console import JsonFlag, progress, replying
 from vlmend.cli.tables import quiet_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from rich.table import Table
 
@@ -54,14 +55,28 @@ def edit(
         method = make_editor(editor, read_settings(setting or ()))
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
         vlm = load_model(model)
+        for case in wanted:  # what the model cannot be asked is found before the first edit is made
+            vlm.prepare([case.request])
         groups = {out: wanted} if together else {out / case.id: [case] for case in wanted}
         made: list[dict[str, Any]] = []
-        with progress("Editing", len(groups)) as advance:
+        with progress("Editing", len(groups)) as advance, _noted(made, out):
             for folder, group in groups.items():
                 made += _fit_and_save(vlm, method, group, folder, max_new_tokens)
                 advance()
         reply.say(_table(made))
         reply.document = {"model": vlm.name, "editor": editor, "edits": made}
+
+
+@contextmanager
+def _noted(made: Sequence[dict[str, Any]], out: Path) -> Generator[None]:
+    """Within the block an error, or whatever breaks it off, is told what has been saved."""
+    try:
+        yield
+    except BaseException as error:
+        if made:
+            cases = "1 case" if len(made) == 1 else f"{len(made)} cases"
+            error.add_note(f"the edits for {cases} are saved in {out}, and the same command makes them anew")
+        raise
 
 
 def _fit_and_save(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vlmend.data.records import EditCase, Example
+from vlmend.errors import DataError, PromptError
+from vlmend.models.pictures import open_picture
 
-__all__ = ["case_files", "examples_of", "picture_count", "picture_files", "relocated"]
+__all__ = ["case_files", "check_pictures", "examples_of", "picture_count", "picture_files", "relocated"]
 
 
 def picture_files(example: Example) -> tuple[Path, ...]:
@@ -33,6 +35,20 @@ def examples_of(case: EditCase) -> Iterator[Example]:
 def case_files(case: EditCase) -> tuple[Path, ...]:
     """The files of all pictures of a case, each once, in their order."""
     return tuple(dict.fromkeys(file for example in examples_of(case) for file in picture_files(example)))
+
+
+def check_pictures(cases: Sequence[EditCase], path: Path) -> None:
+    """Open the pictures of all cases, each file once.
+
+    Raises:
+        DataError: one cannot be read; names it, its case, and ``path``, the file that the cases are from.
+    """
+    first = {file: case for case in reversed(cases) for file in case_files(case)}
+    for file, case in reversed(first.items()):
+        try:
+            open_picture(file)
+        except PromptError as error:
+            raise DataError(f"case '{case.id}': {error}", path=path) from error
 
 
 def relocated(case: EditCase, place: Callable[[Path], Path]) -> EditCase:

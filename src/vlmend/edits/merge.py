@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from vlmend.edits.edit import Edit, stacked
 from vlmend.edits.ops import WeightOp
 from vlmend.errors import EditError
+from vlmend.models.loading import quiet
 from vlmend.models.vlm import VLM
 
 __all__ = ["merge"]
@@ -36,7 +37,11 @@ def merge(vlm: VLM, edits: Sequence[Edit], folder: Path | str) -> Path:
         raise EditError(f"{folder} exists; a merged model is written to a new folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part, vlm.using(together):
+        with (
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part,
+            vlm.using(together),
+            quiet(),
+        ):
             made = Path(part) / "model"
             vlm.model.save_pretrained(made)
             vlm.processor.save_pretrained(made)

@@ -21,7 +21,7 @@ from vlmend.models.traits import probe
 from vlmend.models.verify import verify
 from vlmend.models.vlm import VLM
 
-__all__ = ["load"]
+__all__ = ["load", "quiet"]
 
 
 def load(
@@ -48,7 +48,7 @@ def load(
     name = str(name)
     source = _source(name)
     config = _config(name, source, trust_remote_code)
-    with _quiet():
+    with quiet():
         try:
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 source, config=config, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
@@ -61,7 +61,7 @@ def load(
         raise ModelError(f"'{name}' lacks weights: {', '.join(sorted(info['missing_keys'])[:5])}")
     model.requires_grad_(False).eval().to(device)
     parts = find_parts(model)
-    with _quiet():
+    with quiet():
         traits = probe(processor, parts.image_token)
     vlm = VLM(name, model, processor, parts, Prompter(processor, traits))
     verify(vlm)
@@ -101,7 +101,7 @@ def _one_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Generator[None, None, None]:
+def quiet() -> Generator[None, None, None]:
     """Without transformers' progress bars and advice."""
     shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()

@@ -37,7 +37,7 @@ def open_picture(image: Picture) -> Image.Image:
     try:
         with Image.open(image) as opened:
             return ImageOps.exif_transpose(opened).convert("RGB")
-    except OSError as error:
+    except Exception as error:  # a damaged file raises whatever its decoder comes upon
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise PromptError(f"cannot read the picture {image}: {reason}") from error
 

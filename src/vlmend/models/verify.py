@@ -40,7 +40,8 @@ def verify(vlm: VLM) -> None:
         try:
             output = vlm.run(prepared).rows[0]
         except Exception as error:
-            raise PartsError(f"{name} could not be run on a sample: {error}") from error
+            hint = "do its processor's settings fit its weights?"
+            raise PartsError(f"'{vlm.name}' ({name}) could not be run on a sample; {hint} {error}") from error
     fired = {call.name for call in calls}
     problems = [
         f"its {part} ({parts.paths[part]}) was not used for a picture and a question"

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from vlmend.evaluation.kinds import kind_of
 from vlmend.report.content import MEASURES, kinds_in
+from vlmend.runs import whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,11 +99,17 @@ def svg(figure: Figure, theme: Theme = LIGHT) -> bytes:
 
 
 def save(figure: Figure, path: Path, theme: Theme = LIGHT) -> Path:
-    """Write the figure; the ending of `path` chooses the format. Letters that no font has become boxes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context(style(theme)), warnings.catch_warnings():
+    """Write the figure, whole or not at all; the ending of `path` chooses the format.
+
+    Letters that no font has become boxes.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    form = path.suffix.removeprefix(".")
+    with whole(path) as part, rc_context(style(theme)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.1)  # long answers run below the figure
+        figure.savefig(part, format=form, dpi=200, bbox_inches="tight", pad_inches=0.1)  # long answers run below it
     return path
 
 

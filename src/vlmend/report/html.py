@@ -24,6 +24,7 @@ from vlmend.report import figures, pictures
 from vlmend.report.comparison import compared, sections
 from vlmend.report.content import MEASURES, Report, cards, cost_of, kinds_in
 from vlmend.report.words import bounds, gain, nats, percent
+from vlmend.runs import whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,9 +47,14 @@ UNRELATED = (TEXT_LOCALITY, IMAGE_LOCALITY)
 
 
 def write(report: Report, path: Path) -> Path:
-    """Render the report into `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(report), encoding="utf-8")
+    """Render the report into `path`, whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    page = render(report)
+    with whole(path) as part:
+        part.write_text(page, encoding="utf-8")
     return path
 
 

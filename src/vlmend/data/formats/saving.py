@@ -11,6 +11,7 @@ from typing import Any
 
 from vlmend.data.formats.files import SEPARATOR
 from vlmend.errors import DataError
+from vlmend.runs import whole
 
 __all__ = ["is_table", "write_records"]
 
@@ -33,17 +34,12 @@ def write_records(path: Path, records: Records, fields: Sequence[str], lists: Co
 
     Raises:
         DataError: a record has other fields, and the file is a table.
+        WriteError: it cannot be written.
     """
     write = _WRITERS.get(path.suffix.lower(), _listed)
     content = _table(path, records, fields, lists) if is_table(path) else write(records)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            file.write(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part:
+        part.write_text(content, encoding="utf-8", newline="")
 
 
 def _listed(records: Records) -> str:
