@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.console import working
+from vlmend.cli.console import progress, working
 from vlmend.errors import DataError, EditError, VlmendError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "MaxNewTokensOption",
     "ModelArgument",
     "SkipMissingOption",
+    "check_askable",
     "load_model",
     "make_editor",
     "read_cases",
@@ -46,6 +47,14 @@ def load_model(name: str, **how: Any) -> VLM:
         import vlmend
 
         return vlmend.load(name, **how)
+
+
+def check_askable(vlm: VLM, cases: Sequence[EditCase]) -> None:
+    """Find a request that the model cannot be asked before anything is made of the cases."""
+    with progress("Checking the requests", len(cases)) as advance:
+        for case in cases:
+            vlm.prepare([case.request])
+            advance()
 
 
 def read_cases(path: Path, limit: int | None = None, *, skip_missing: bool = False) -> list[EditCase]:

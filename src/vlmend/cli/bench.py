@@ -15,6 +15,7 @@ from vlmend.cli.arguments import (
     LimitOption,
     ModelArgument,
     SkipMissingOption,
+    check_askable,
     load_model,
     make_editor,
     read_cases,
@@ -57,6 +58,7 @@ def bench(
         methods, way = make_editors(editors, setting or ()), protocol_of(protocol)
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
         vlm = load_model(model)
+        check_askable(vlm, wanted)
         proofs = measure(vlm, methods, wanted, out, protocol=way, max_new_tokens=max_new_tokens)
         command = ["vlmend", "bench", model, str(cases), "--editors", editors, "--out", str(out)]
         command += [word for one in setting or () for word in ("--set", one)]

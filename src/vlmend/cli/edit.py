@@ -14,6 +14,7 @@ from vlmend.cli.arguments import (
     MaxNewTokensOption,
     ModelArgument,
     SkipMissingOption,
+    check_askable,
     load_model,
     make_editor,
     read_cases,
@@ -55,8 +56,7 @@ def edit(
         method = make_editor(editor, read_settings(setting or ()))
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
         vlm = load_model(model)
-        for case in wanted:  # what the model cannot be asked is found before the first edit is made
-            vlm.prepare([case.request])
+        check_askable(vlm, wanted)
         groups = {out: wanted} if together else {out / case.id: [case] for case in wanted}
         made: list[dict[str, Any]] = []
         with progress("Editing", len(groups)) as advance, _noted(made, out):
