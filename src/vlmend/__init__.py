@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vlmend.attribution.base import Attribution, attribute
+    from vlmend.attribution.target import Target
     from vlmend.data.formats import read
     from vlmend.data.records import EditCase, Example, Probe
     from vlmend.editors.base import Editor, editor
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FT",
     "VLM",
+    "Attribution",
     "Edit",
     "EditCase",
     "Editor",
@@ -35,11 +38,13 @@ __all__ = [
     "LoRA",
     "Probe",
     "Proof",
+    "Target",
     "VisualDelta",
     "VlmendError",
     "WeightOp",
     "__version__",
     "compare",
+    "attribute",
     "editor",
     "evaluate",
     "load",
@@ -47,7 +52,9 @@ __all__ = [
 ]
 
 _HOME = {
+    "Attribution": "vlmend.attribution.base",
     "FT": "vlmend.editors.ft",
+    "Target": "vlmend.attribution.target",
     "VLM": "vlmend.models.vlm",
     "Edit": "vlmend.edits.edit",
     "EditCase": "vlmend.data.records",
@@ -60,6 +67,7 @@ _HOME = {
     "VlmendError": "vlmend.errors",
     "WeightOp": "vlmend.edits.ops",
     "compare": "vlmend.evaluation.editing",
+    "attribute": "vlmend.attribution.base",
     "editor": "vlmend.editors.base",
     "evaluate": "vlmend.evaluation.editing",
     "load": "vlmend.models.loading",

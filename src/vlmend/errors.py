@@ -10,6 +10,7 @@ VlmendError
 ├── EditError               an edit cannot be made, read or applied
 │   ├── FingerprintError    it was made for other weights: names both fingerprints
 │   └── EditFormatError     its folder is incomplete or damaged
+├── AttributionError        an answer cannot be attributed: no picture, no token, states that are not finite
 ├── UnknownNameError        no editor (or other registered thing) of that name: lists what there is
 ├── RunError                a run folder belongs to other settings or is damaged
 └── WriteError              a file cannot be written: names it and says why
@@ -23,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 __all__ = [
+    "AttributionError",
     "DataError",
     "EditError",
     "EditFormatError",
@@ -110,6 +112,10 @@ class FingerprintError(EditError):
 
 class EditFormatError(EditError):
     """The folder of an edit is incomplete or damaged."""
+
+
+class AttributionError(VlmendError):
+    """An answer cannot be attributed to what it came from."""
 
 
 class UnknownNameError(VlmendError):

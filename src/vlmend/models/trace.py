@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 __all__ = ["Call", "added", "altered", "capture", "first_tensor", "hooked", "reaching", "rewritten", "short_circuited"]
+__all__ = ["Call", "added", "altered", "capture", "first_tensor", "rewritten", "told", "with_first"]
 
 
 class Call:
@@ -42,6 +43,16 @@ def first_tensor(values: Any) -> Tensor | None:
 def hooked(owner: Any) -> bool:
     """Whether somebody watches or changes what the modules inside are given or return."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in owner.modules())
+def with_first(values: Any, tensor: Tensor) -> Any:
+    """A module's arguments or results with another first tensor (see `first_tensor`); the others are as they were."""
+    if isinstance(values, Tensor):
+        return tensor
+    if isinstance(values, Mapping):
+        key = next(name for name, value in values.items() if isinstance(value, Tensor))
+        kind: Any = type(values)
+        return kind(**{**values, key: tensor})
+    index = next(index for index, value in enumerate(values) if isinstance(value, Tensor))
+    return (*values[:index], tensor, *values[index + 1 :])
 
 
 @contextmanager
@@ -67,12 +78,17 @@ def capture(modules: Mapping[str, nn.Module]) -> Generator[list[Call], None, Non
 
 @contextmanager
 def altered(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Generator[None, None, None]:
-    """Within the block the module gets ``change(x)`` in place of its first positional argument ``x``."""
+    """Within the block the module gets ``change(x)`` in place of the first tensor ``x`` among its arguments."""
 
-    def alter(_: nn.Module, args: Any) -> Any:
-        return (change(args[0]), *args[1:])
+    def alter(_: nn.Module, args: Any, kwargs: Any) -> Any:
+        x = first_tensor(args)
+        if x is not None:
+            return with_first(args, change(x)), kwargs
+        x = first_tensor(kwargs)
+        assert x is not None
+        return args, with_first(kwargs, change(x))
 
-    handle = module.register_forward_pre_hook(alter)
+    handle = module.register_forward_pre_hook(alter, with_kwargs=True)
     try:
         yield
     finally:
@@ -80,11 +96,37 @@ def altered(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Generator[
 
 
 @contextmanager
+def told(changes: Mapping[nn.Module, Callable[[dict[str, Any]], dict[str, Any]]]) -> Generator[None, None, None]:
+    """Within the block each module gets the keyword arguments that its function makes of those it is given."""
+
+    def teller(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..., Any]:
+        return lambda _module, args, kwargs: (args, change(kwargs))
+
+    handles: list[Any] = []
+    try:
+        for module, change in changes.items():
+            handles.append(module.register_forward_pre_hook(teller(change), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def rewritten(changes: Mapping[nn.Module, Callable[[Tensor], Tensor | None]]) -> Generator[None, None, None]:
-    """Within the block each module returns what its function makes of its output; ``None`` leaves it as it is."""
+    """Within the block each module returns what its function makes of its output; ``None`` leaves it as it is.
+
+    Of several things that a module returns it is the first tensor that changes.
+    """
 
     def rewriter(change: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
-        return lambda _module, _args, output: change(output)
+        def rewrite(_module: nn.Module, _args: Any, output: Any) -> Any:
+            first = first_tensor(output)
+            assert first is not None
+            changed = change(first)
+            return None if changed is None else with_first(output, changed)
+
+        return rewrite
 
     handles: list[Any] = []
     try:
