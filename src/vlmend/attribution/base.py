@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
     from vlmend.models.pictures import Picture
 
-__all__ = ["METHODS", "PLACE", "Attribution", "Attributor", "Completeness", "attribute", "attributor", "made"]
+__all__ = ["METHODS", "PLACE", "Attribution", "Attributor", "Completeness", "Label", "attribute", "attributor", "made"]
 
 METHODS = {
     "contributions": "vlmend.attribution.contributions:Contributions",
     "decomposition": "vlmend.attribution.decomposition:Decomposition",
+    "perturbation": "vlmend.attribution.perturbation:Perturbation",
 }
 """Name -> where its class is; loaded when it is asked for."""
 
@@ -36,6 +37,7 @@ PLACE = "place"
 """The axis whose entries lie somewhere in the pictures."""
 
 Label = str | int
+"""What an entry of an axis is called: an index, or a name."""
 
 
 @dataclass(frozen=True)
