@@ -29,6 +29,7 @@ __all__ = ["METHODS", "PLACE", "Attribution", "Attributor", "Completeness", "Lab
 METHODS = {
     "contributions": "vlmend.attribution.contributions:Contributions",
     "decomposition": "vlmend.attribution.decomposition:Decomposition",
+    "integrated-gradients": "vlmend.attribution.integrated_gradients:IntegratedGradients",
     "perturbation": "vlmend.attribution.perturbation:Perturbation",
 }
 """Name -> where its class is; loaded when it is asked for."""
