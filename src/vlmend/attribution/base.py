@@ -30,6 +30,9 @@ METHODS = {
     "contributions": "vlmend.attribution.contributions:Contributions",
     "decomposition": "vlmend.attribution.decomposition:Decomposition",
     "integrated-gradients": "vlmend.attribution.integrated_gradients:IntegratedGradients",
+    "knockout": "vlmend.attribution.knockout:Knockout",
+    "logit-lens": "vlmend.attribution.logit_lens:LogitLens",
+    "patching": "vlmend.attribution.patching:Patching",
     "perturbation": "vlmend.attribution.perturbation:Perturbation",
 }
 """Name -> where its class is; loaded when it is asked for."""

@@ -12,7 +12,17 @@ from vlmend.errors import AttributionError
 from vlmend.models.layout import Layout, Place, layout
 from vlmend.models.vlm import VLM
 
-__all__ = ["layout_of", "windows"]
+__all__ = ["check_picture", "layout_of", "windows"]
+
+
+def check_picture(example: Example) -> None:
+    """Refuse what has no picture.
+
+    Raises:
+        AttributionError: it has none.
+    """
+    if not example.pictures:
+        raise AttributionError(f"the question {example.question!r} has no picture to attribute an answer to")
 
 
 def layout_of(vlm: VLM, example: Example) -> Layout:
@@ -21,8 +31,7 @@ def layout_of(vlm: VLM, example: Example) -> Layout:
     Raises:
         AttributionError: it has no picture.
     """
-    if not example.pictures:
-        raise AttributionError(f"the question {example.question!r} has no picture to attribute an answer to")
+    check_picture(example)
     return layout(vlm, example)
 
 
