@@ -137,3 +137,19 @@ def test_what_is_exported_is_explained(name):
     bare = [node.name for node in defined if not ast.get_docstring(node)]
     assert not bare
     assert not listed or ast.get_docstring(tree)
+
+
+def test_every_attribution_method_is_registered():
+    """One file a method: whatever class there can `attribute` is found by its name."""
+    from vlmend.attribution.base import METHODS
+
+    found = {
+        f"vlmend.attribution.{path.stem}:{node.name}"
+        for path in sorted((SOURCE / "attribution").glob("*.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+        and node.name != "Attributor"
+        and any(isinstance(one, ast.FunctionDef) and one.name == "attribute" for one in node.body)
+    }
+    assert found == set(METHODS.values())
+    assert len({home.split(":")[0] for home in found}) == len(found)
