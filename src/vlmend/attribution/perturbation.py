@@ -47,7 +47,9 @@ class Perturbation:
     and the target is measured).
 
     Attributes:
-        layers: whose attention the noise enters; where it is on the encoder's patches, whose attention is measured.
+        layers: whose attention the noise enters (VisEdit's figures are of layers 21 to 26 of 32; which layers read the
+            picture differs between models: `decomposition` and `patching` say which); where it is on the encoder's
+            patches, whose attention is measured.
         radius: of a window: in cells if it is an integer, else as a share of the picture's sides (`places.windows`).
         draws: of the noise.
         noise: its standard deviation.
@@ -58,7 +60,7 @@ class Perturbation:
 
     name: ClassVar[str] = "perturbation"
 
-    layers: LayerSpec = 0.7
+    layers: LayerSpec = 0.5
     radius: int | float = 0.125
     draws: int = 10
     noise: float = 0.7

@@ -23,6 +23,7 @@ __all__ = ["draw"]
 
 _PANELS = 12
 _COLUMNS = 4
+_ROUNDING = 1e-3
 
 
 def draw(attribution: Attribution, picture: Picture | None = None, index: int = 0) -> Figure:
@@ -100,13 +101,14 @@ def _maps(attribution: Attribution, picture: Picture | None, index: int) -> Figu
     figure = Figure(figsize=(3.2 * columns, 3.4 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     ground = None if picture is None else open_picture(picture)
-    signed = float(attribution.scores.min()) < 0
+    signed = float(attribution.scores.min()) < -_ROUNDING * float(attribution.scores.max())
     for axes, choice in itertools.zip_longest(panels, choices):
         axes.set_axis_off()
         if choice is None:
             continue
-        heat_HW = attribution.at(**choice).heat(index).numpy()
-        largest = float(attribution.scores.abs().max()) or 1.0
+        chosen = attribution.at(**choice)
+        heat_HW = chosen.heat(index).numpy()
+        largest = float(chosen.scores.abs().max()) or 1.0  # each panel has its own scale: layers are unlike
         if ground is not None:
             axes.imshow(ground)
         axes.imshow(
