@@ -150,7 +150,7 @@ class IntegratedGradients:
         def run(states_BSD: Tensor, grad: bool) -> Tensor:
             prepared = strand.prepared.take([0] * len(states_BSD))
             if layer:  # what is below is run once, as it is
-                vlm.run(prepared, first=layer)
+                vlm.run(prepared, first=2 * layer)
 
             def change(whole_BTD: Tensor) -> Tensor:
                 changed = whole_BTD.clone()
@@ -158,7 +158,7 @@ class IntegratedGradients:
                 return changed
 
             with altered(entering(vlm.parts, layer), change):
-                return values(vlm, strand, prepared, self.of, first=layer, grad=grad)
+                return values(vlm, strand, prepared, self.of, first=2 * layer, grad=grad)
 
         return self._integrated(vlm, states_TD[places], base_TD[places], run)
 

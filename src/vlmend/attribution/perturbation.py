@@ -147,7 +147,7 @@ class Perturbation:
             whole = float(strand.value(clean.logits_NV, "log_prob"))
             for some in chunks(self._variants(len(near_PP)), vlm.batch_rows):
                 with altered(modules[layer], noisy(some)):
-                    found = values(vlm, strand, strand.prepared.take([0] * len(some)), "log_prob", first=layer)
+                    found = values(vlm, strand, strand.prepared.take([0] * len(some)), "log_prob", first=2 * layer)
                 for (place, _), value in zip(some, found.tolist(), strict=True):
                     lost_LP[number, place] += strand.sign * (whole - value) / self.draws
         return lost_LP

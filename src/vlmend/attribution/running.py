@@ -29,7 +29,7 @@ def entering(parts: Parts, layer: int) -> nn.Module:
 def values(
     vlm: VLM, strand: Strand, prepared: Prepared, of: Measure, *, first: int | None = None, grad: bool = False
 ) -> Tensor:
-    """The strand's value in every row of a batch: [B]."""
+    """The strand's value in every row of a batch, run from stage ``first`` on: [B]."""
     rows = vlm.run(prepared, first=first, grad=grad).rows
     return torch.stack([strand.value(row.logits_NV, of) for row in rows])
 

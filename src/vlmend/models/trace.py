@@ -9,8 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Call", "added", "altered", "capture", "first_tensor", "hooked", "reaching", "rewritten", "short_circuited"]
-__all__ = ["Call", "added", "altered", "capture", "first_tensor", "rewritten", "told", "with_first"]
+__all__ = [
+    "Call",
+    "added",
+    "altered",
+    "capture",
+    "first_tensor",
+    "hooked",
+    "reaching",
+    "rewritten",
+    "short_circuited",
+    "told",
+    "with_first",
+]
 
 
 class Call:
@@ -43,6 +54,8 @@ def first_tensor(values: Any) -> Tensor | None:
 def hooked(owner: Any) -> bool:
     """Whether somebody watches or changes what the modules inside are given or return."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in owner.modules())
+
+
 def with_first(values: Any, tensor: Tensor) -> Any:
     """A module's arguments or results with another first tensor (see `first_tensor`); the others are as they were."""
     if isinstance(values, Tensor):
