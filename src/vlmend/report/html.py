@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-
-from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 
 from vlmend.data.records import (
     IMAGE_GENERALITY,
@@ -23,6 +19,7 @@ from vlmend.models.pictures import open_picture
 from vlmend.report import figures, pictures
 from vlmend.report.comparison import compared, sections
 from vlmend.report.content import MEASURES, Report, cards, cost_of, kinds_in
+from vlmend.report.page import asset, page
 from vlmend.report.words import bounds, gain, nats, percent
 from vlmend.runs import whole
 
@@ -61,30 +58,27 @@ def write(report: Report, path: Path) -> Path:
 def render(report: Report) -> str:
     """The whole page as text."""
     shown = cards(report)
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            report=report,
-            cards=shown,
-            style=_asset("report.css"),
-            measures=MEASURES,
-            probe_kinds=_probe_kinds(shown),
-            kind=kind_of,
-            settings=_settings,
-            cost=_cost,
-            percent=percent,
-            bounds=bounds,
-            verdict_on=_verdict_on,
-            embed=_embed,
-            figure_light=_figure(report, figures.LIGHT),
-            figure_dark=_figure(report, figures.DARK),
-            lines=compared([proof.summary for proof in report.proofs]),
-            sections=sections(report.proofs),
-            nats=nats,
-            gain=gain,
-            headlines=headlines(report.proofs),
-        )
+    return page(
+        "report.html.j2",
+        report=report,
+        cards=shown,
+        style=asset("report.css"),
+        measures=MEASURES,
+        probe_kinds=_probe_kinds(shown),
+        kind=kind_of,
+        settings=_settings,
+        cost=_cost,
+        percent=percent,
+        bounds=bounds,
+        verdict_on=_verdict_on,
+        embed=_embed,
+        figure_light=_figure(report, figures.LIGHT),
+        figure_dark=_figure(report, figures.DARK),
+        lines=compared([proof.summary for proof in report.proofs]),
+        sections=sections(report.proofs),
+        nats=nats,
+        gain=gain,
+        headlines=headlines(report.proofs),
     )
 
 
@@ -143,21 +137,6 @@ def _probe_kinds(shown: Sequence[CaseCard]) -> list[str]:
 def _figure(report: Report, theme: figures.Theme) -> str:
     figure = figures.metrics_figure(report.proofs, theme)
     return pictures.encode(SVG, figures.svg(figure, theme))
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FunctionLoader(_asset),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _asset(name: str) -> str:
-    return resources.files("vlmend.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _embed(picture: Picture | None, largest: int = pictures.LARGEST) -> dict[str, object] | None:
