@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlmend import __version__
-from vlmend.cli import ask, bench, data, demo, doctor, edit, edits, world
+from vlmend.cli import ask, bench, data, demo, diagnose, doctor, edit, edits, world
 from vlmend.cli.console import complain
 from vlmend.errors import VlmendError
 
@@ -72,6 +72,7 @@ def options(
 
 app.command()(demo.demo)
 app.command()(ask.ask)
+app.command()(diagnose.diagnose)
 app.command()(edit.edit)
 app.command()(bench.bench)
 app.command()(doctor.doctor)
