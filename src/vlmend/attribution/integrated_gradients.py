@@ -107,17 +107,16 @@ class IntegratedGradients:
             else {"token": tuple(range(len(row.ids_T)))}
         )
         axes: dict[str, tuple[Label, ...]] = {"layer": layers, **last}
-        worst = max(whole, key=lambda one: one.error)
+        worst = max(whole, key=lambda one: abs(one.found - one.expected))  # a change near 0 has no share to miss
         notes: list[str] = []
         if on_patches:
             axes = dict(last)
             notes.append(
                 "visual tokens have no place in the picture: these are gradients of the vision encoder's patches"
             )
-        if worst.error > _COARSE:
-            notes.append(
-                f"scores miss what they should add up to by {worst.error:.0%}: take more steps, or another baseline"
-            )
+        if abs(worst.found - worst.expected) > _COARSE * max(abs(worst.expected), 1.0):
+            sums = f"{worst.found:.3g} instead of {worst.expected:.3g}"
+            notes.append(f"scores add up to {sums}: take more steps, or another baseline")
         return made(
             self,
             vlm,
