@@ -65,7 +65,7 @@ class Map:
     """Heat maps of several methods for the same target.
 
     Attributes:
-        title: the token, or the two answers.
+        title: the token and its place from 1, or the two answers.
         token: which of the answer's, counted from 0; ``None`` for a difference.
         attributions: one a method; axes layer and place, or place alone.
     """
@@ -158,9 +158,10 @@ def diagnose(
     if target.answer is not None and target.answer == against:
         raise AttributionError(f"both answers are {against!r}: there is no difference to explain")
     answers = _weighed(vlm, example, target)
+    tokens = answers[0].tokens
     notes: list[str] = []
 
-    def found(methods: Sequence[Attributor], target: Target) -> tuple[Attribution, ...]:
+    def found(methods: Sequence[Attributor], target: Target, what: str) -> tuple[Attribution, ...]:
         made: list[Attribution] = []
         for method in methods:
             try:
@@ -168,10 +169,10 @@ def diagnose(
             except (AttributionError, PartsError) as error:
                 notes.append(f"{method.name} has nothing to say: {error}")
             on_step()
-        notes.extend(f"{one.method}: {note}" for one in made for note in one.notes)
+        notes.extend(f"{one.method} for {what}: {note}" for one in made for note in one.notes)
         return tuple(made)
 
-    modules = found((Decomposition(), Contributions()), target)
+    modules = found((Decomposition(), Contributions()), target, "the answer")
     gradients = IntegratedGradients()
     methods = (gradients,) if on_patches else (Perturbation(layers=layers), gradients)
     if on_patches:
@@ -182,12 +183,13 @@ def diagnose(
     maps: list[Map] = []
     if len(answers) > 1:
         title = " rather than ".join(f"“{one.text}”" for one in answers)
-        maps.append(Map(title, None, found((gradients,), target)))
-    for index, token in enumerate(answers[0].tokens[:most]):
+        maps.append(Map(title, None, found((gradients,), target, title)))
+    for index, token in enumerate(tokens[:most]):
         one = target if target.answer is None else Target(target.answer, token=index)
-        maps.append(Map(f"“{token.text.strip() or token.text}”", index, found(methods, one)))
-    if len(answers[0].tokens) > most:
-        notes.append(f"heat maps are drawn for the first {most} of {len(answers[0].tokens)} tokens")
+        title = f"{index + 1}. “{token.text.strip() or token.text}”"
+        maps.append(Map(title, index, found(methods, one, title)))
+    if len(tokens) > most:
+        notes.append(f"heat maps are drawn for the first {most} of {len(tokens)} tokens")
     return Diagnosis(
         example=example,
         model=vlm.name,

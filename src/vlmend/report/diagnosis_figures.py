@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from matplotlib import cycler, rc_context
+from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from vlmend.report.figures import LIGHT, OKABE_ITO, Theme, style
 
@@ -18,6 +19,7 @@ __all__ = ["modules_figure", "share_figure"]
 
 _MOST_ROWS = 24
 _MOST_TICKS = 24
+_MANY = 7
 
 
 def modules_figure(attribution: Attribution, theme: Theme = LIGHT) -> Figure:
@@ -29,6 +31,7 @@ def modules_figure(attribution: Attribution, theme: Theme = LIGHT) -> Figure:
         count = len(attribution.axes["layer"])
         step = math.ceil(count / _MOST_TICKS)
         axes.set_xticks(range(0, count, step), [str(label) for label in attribution.axes["layer"][::step]])
+        axes.set_title(attribution.method, loc="left")
         axes.set_ylabel("share of the logit" if attribution.completeness else "contribution")
         axes.tick_params(length=0)
         axes.grid(axis="y")
@@ -40,7 +43,9 @@ def share_figure(diagnosis: Diagnosis, theme: Theme = LIGHT) -> Figure:
     """Each token's probability with the picture (filled) and with a grey one (hollow)."""
     tokens = [token for one in diagnosis.answers for token in one.tokens[:_MOST_ROWS]]
     with rc_context(style(theme)):
-        figure = Figure(figsize=(7.2, 1.0 + 0.42 * len(tokens)), layout="constrained")
+        figure = Figure(
+            figsize=(7.2, 1.0 + (0.42 if len(tokens) < _MANY else 0.28) * len(tokens)), layout="constrained"
+        )
         axes = figure.subplots()
         for row, token in enumerate(tokens):
             seen, grey = math.exp(token.seen), math.exp(token.grey)
