@@ -126,6 +126,13 @@ def test_a_method_that_does_not_fit_is_named(llava: VLM, example: Example, monke
     assert "its layers are strange" in Text(render(found, sheets(found), {}, "")).text
 
 
+def test_a_note_on_every_token_is_one_note(tiny: Callable[..., VLM], example: Example) -> None:
+    found = diagnose(tiny("blip2"), example, ANSWER)
+    assert len(found.maps) > 1
+    (note,) = (note for note in found.notes if note.startswith("integrated-gradients"))
+    assert note.startswith("integrated-gradients for " + ", ".join(one.title for one in found.maps) + ": ")
+
+
 @pytest.mark.parametrize("family", CORE)
 def test_every_token_has_a_map_over_the_whole_picture(tiny: Callable[..., VLM], example: Example, family: str) -> None:
     vlm = tiny(family)
@@ -157,6 +164,7 @@ def test_the_page_needs_nothing_else_and_shows_all(found: Diagnosis) -> None:
         assert words in parsed.text
     for sheet in shown:
         assert sheet.caption in parsed.text
+        assert sheet.signed == (sheet.method == "integrated-gradients"), "colours do not depend on what was found"
 
 
 def test_markup_in_question_and_answer_is_text(llava: VLM, picture: Callable[..., Image.Image]) -> None:
@@ -232,7 +240,7 @@ def test_heat_is_brightest_where_it_is_highest() -> None:
 def test_signs_have_colours() -> None:
     heat_HW = torch.tensor([[1.0, -1.0, 0.0]])
     picture = Image.new("RGB", (3, 1), (90, 90, 90))
-    (red, blue, none) = np.asarray(overlay(picture, heat_HW)).astype(int)[0]
+    (red, blue, none) = np.asarray(overlay(picture, heat_HW, signed=True)).astype(int)[0]
     assert red[0] > red[2]
     assert blue[2] > blue[0]
     assert abs(none - 90).max() < 40

@@ -160,6 +160,7 @@ def diagnose(
     answers = _weighed(vlm, example, target)
     tokens = answers[0].tokens
     notes: list[str] = []
+    told: dict[tuple[str, str], list[str]] = {}  # what a method says of its own result -> of which
 
     def found(methods: Sequence[Attributor], target: Target, what: str) -> tuple[Attribution, ...]:
         made: list[Attribution] = []
@@ -169,7 +170,9 @@ def diagnose(
             except (AttributionError, PartsError) as error:
                 notes.append(f"{method.name} has nothing to say: {error}")
             on_step()
-        notes.extend(f"{one.method} for {what}: {note}" for one in made for note in one.notes)
+        for one in made:
+            for note in one.notes:
+                told.setdefault((one.method, note), []).append(what)
         return tuple(made)
 
     modules = found((Decomposition(), Contributions()), target, "the answer")
@@ -190,6 +193,7 @@ def diagnose(
         maps.append(Map(title, index, found(methods, one, title)))
     if len(tokens) > most:
         notes.append(f"heat maps are drawn for the first {most} of {len(tokens)} tokens")
+    notes.extend(f"{method} for {', '.join(which)}: {note}" for (method, note), which in told.items())
     return Diagnosis(
         example=example,
         model=vlm.name,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vlmend.models.pictures import open_picture
 from vlmend.report import figures, pictures
 from vlmend.report.diagnosis_figures import modules_figure, share_figure
-from vlmend.report.overlay import is_signed, overlay
+from vlmend.report.overlay import overlay
 from vlmend.report.page import asset, page
 from vlmend.report.words import printable
 
@@ -26,6 +26,9 @@ __all__ = ["Sheet", "fill", "headline", "likely", "render", "sheets"]
 
 SVG = "image/svg+xml"
 NAMES = {"perturbation": "noise", "integrated-gradients": "gradients"}
+SIGNED = {"integrated-gradients"}
+"""Methods whose scores speak for or against; the others' say how much."""
+
 _FEWEST = 1e-4
 
 
@@ -40,7 +43,7 @@ class Sheet:
         picture: which of the example's.
         image: the heat over it.
         pixels: whether it is small, and enlarged with hard pixels.
-        signed: whether some of it speaks against the target.
+        signed: whether it can speak against the target.
         largest: the largest score by size.
         peak: the middle of the place with the highest score, in pixels of the picture.
     """
@@ -85,9 +88,9 @@ def _sheets(diagnosis: Diagnosis, row: int, maps: Map) -> Iterator[Sheet]:
                     method=one.method,
                     layer=None if layer is None else int(layer),
                     picture=index,
-                    image=overlay(picture, heat_HW),
+                    image=overlay(picture, heat_HW, signed=one.method in SIGNED),
                     pixels=pictures.is_pixel_art(picture),
-                    signed=is_signed(heat_HW),
+                    signed=one.method in SIGNED,
                     largest=float(heat_HW.nan_to_num(0.0).abs().max()),
                     peak=one.peak(index),
                 )

@@ -11,31 +11,25 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["is_signed", "overlay"]
+__all__ = ["overlay"]
 
 SIGNED, UNSIGNED = "RdBu_r", "inferno"
 WEIGHT = 0.62
 """How much of a pixel is heat; the rest is picture. Where heat has two signs its middle is white, and weighs less."""
 FAINTEST = 0.2
-_ROUNDING = 1e-3
 
 
-def is_signed(heat_HW: Tensor) -> bool:
-    """Whether some of the heat is negative, beyond rounding."""
-    return float(heat_HW.nan_to_num(0.0).min()) < -_ROUNDING * float(heat_HW.nan_to_num(0.0).max())
-
-
-def overlay(picture: Image.Image, heat_HW: Tensor) -> Image.Image:
-    """The picture with heat over it, each on a scale of its own: dark to bright, or, where some heat is negative, blue
-    (against) to red (for). What has no heat (NaN: the model does not see it) stays a fainter picture.
+def overlay(picture: Image.Image, heat_HW: Tensor, *, signed: bool = False) -> Image.Image:
+    """The picture with heat over it, each on a scale of its own: dark to bright, or, if it is signed, blue (against)
+    to red (for). What has no heat (NaN: the model does not see it) stays a fainter picture.
 
     Args:
         picture: the original.
         heat_HW: one value a pixel of it.
+        signed: whether heat can be negative.
     """
     heat = heat_HW.numpy()
     largest = float(np.nanmax(np.abs(heat), initial=0.0)) or 1.0
-    signed = is_signed(heat_HW)
     scaled = (heat / largest + 1) / 2 if signed else heat / largest
     colours = matplotlib.colormaps[SIGNED if signed else UNSIGNED](np.nan_to_num(scaled))[..., :3]
     size = np.nan_to_num(np.abs(heat) / largest)[..., None]
