@@ -133,7 +133,8 @@ def test_killed_at_twenty_moments(undisturbed: tuple[Path, Timing], tmp_path: Pa
     for phase in early + ["report"] * KILLS["report"]:
         while not killed(out, phase, most[phase], dice):
             finished += 1
-            assert finished < 10
+            most[phase] *= 0.7  # the machine has become faster than it was when the phase was timed
+            assert finished < 30
         kills += 1
         assert lines(out) <= ALL
     assert kills == 20
