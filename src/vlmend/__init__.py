@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlmend.attribution.base import Attribution, attribute
+    from vlmend.attribution.base import attribute
+    from vlmend.attribution.result import Attribution
     from vlmend.attribution.target import Target
     from vlmend.data.formats import read
     from vlmend.data.records import EditCase, Example, Probe
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "Attribution": "vlmend.attribution.base",
+    "Attribution": "vlmend.attribution.result",
     "FT": "vlmend.editors.ft",
     "Target": "vlmend.attribution.target",
     "VLM": "vlmend.models.vlm",

@@ -42,6 +42,13 @@ def test_version_is_the_packages(vlmend_cli: Callable[..., Any]) -> None:
     assert vlmend_cli("--version").stdout == f"{vlmend.__version__}\n"
 
 
+def test_python_m_is_the_command_line() -> None:
+    import vlmend
+
+    done = subprocess.run([sys.executable, "-m", "vlmend", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{vlmend.__version__}\n"
+
+
 def test_unknown_command_is_a_users_mistake(vlmend_cli: Callable[..., Any]) -> None:
     outcome = vlmend_cli("bensh")
     assert outcome.code == 2

@@ -126,6 +126,22 @@ def test_editors_compared_are_as_measured_alone(llava, cases, proof):
         assert one.records == evaluate(llava, editor, cases, max_new_tokens=SHORT).records
 
 
+def test_an_edit_of_early_layers_does_not_cost_the_next_its_beginning(llava, cases):
+    """Records are those of each alone to the last bit, and the last layer's edit still begins there."""
+    editors = [FT(layers=1, steps=2), FT(layers="last", modules=("mlp.down",), steps=3)]
+    together = compare(llava, editors, cases[:1], max_new_tokens=SHORT)
+    for proof, editor in zip(together, editors, strict=True):
+        assert proof.records == evaluate(llava, editor, cases[:1], max_new_tokens=SHORT).records
+    edits = [editor.fit(llava, cases[:1]) for editor in editors]
+
+    def whole_runs(some):
+        with capture({"embed": llava.parts.embed}) as seen:
+            compare(llava, some, cases[:1], max_new_tokens=0, protocol="legacy")
+        return len(seen)
+
+    assert whole_runs(edits) == whole_runs(edits[:1])
+
+
 def test_answers_are_confirmed_not_decoded(llava, cases, monkeypatch):
     """An edit that changes nothing needs no generation of its own; one whose answers are new does."""
     asked: list[int] = []

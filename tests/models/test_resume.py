@@ -28,6 +28,10 @@ def late_edit(vlm: VLM, layer: int) -> Edit:
     return Edit(vlm.fingerprint, (WeightOp.deltas(noise), state))
 
 
+def weights_only(edit: Edit) -> Edit:
+    return Edit(edit.base, tuple(op for op in edit.ops if isinstance(op, WeightOp)))
+
+
 @pytest.mark.parametrize("layer", [1, 3])
 def test_equals_the_whole_run(vlm: VLM, examples, layer):
     edit = late_edit(vlm, layer)
@@ -76,6 +80,32 @@ def test_a_change_below_is_noticed(llava: VLM, examples):
     again = llava.run(prepared, first=6).rows
     for mine, whole in zip(again, base, strict=True):
         torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-6, rtol=1e-6)
+
+
+def test_an_edit_taken_back_is_forgotten(llava: VLM, examples):
+    """What lies below is known again when edits and fits there are over; no edit is taken for another."""
+    prepared = llava.prepare(examples)
+    llava.run(prepared, keep=(6, 7))
+    early, other = late_edit(llava, 1), late_edit(llava, 0)
+    names = llava.weights.named(llava.parts.modules([1], ["mlp.up"]), matrices_only=True)
+
+    def below(first: int) -> int:
+        with capture({"first layer": llava.parts.layers[0]}) as calls:
+            llava.run(prepared, first=first)
+        return len(calls)
+
+    for _ in range(2):
+        assert below(6) == below(7) == 0
+        with llava.using(weights_only(early)):
+            states = [llava.weights.state_before(6)]
+        with llava.using(weights_only(other)):
+            states.append(llava.weights.state_before(6))
+        with llava.weights.borrowed(names) as parameters, torch.no_grad():
+            for parameter in parameters.values():
+                parameter.add_(1.0)
+            states.append(llava.weights.state_before(6))
+        assert len({*states, llava.weights.state_before(6)}) == 4
+    assert below(6) == below(7) == 0
 
 
 def test_states_changed_below_are_not_overlooked(llava: VLM, examples):

@@ -18,8 +18,8 @@ from PIL import Image
 from conftest import CORE
 from vlmend import VLM, Example
 from vlmend.attribution.decomposition import Decomposition
+from vlmend.attribution.diagnosis import Diagnosis, Token, Weighed, diagnose
 from vlmend.errors import AttributionError, PartsError
-from vlmend.report.diagnosis import Diagnosis, Token, Weighed, diagnose
 from vlmend.report.diagnosis_figures import share_figure
 from vlmend.report.diagnosis_page import fill, headline, likely, render, sheets
 from vlmend.report.overlay import overlay

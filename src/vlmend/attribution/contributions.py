@@ -19,8 +19,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vlmend.attribution.base import Attribution, made
+from vlmend.attribution.base import made
 from vlmend.attribution.modules import MODULES, modules_of
+from vlmend.attribution.result import Attribution
 from vlmend.attribution.target import OWN, Clean, Target, asked, strands
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Asked

@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vlmend.attribution.base import Attribution, Completeness, made
+from vlmend.attribution.base import made
 from vlmend.attribution.modules import MODULES, added
+from vlmend.attribution.result import Attribution, Completeness
 from vlmend.attribution.target import OWN, Clean, Target, asked, strands
 from vlmend.errors import AttributionError
 from vlmend.models.parts import Parts

@@ -22,8 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlmend.attribution.base import PLACE, Attribution, Completeness, Label, made
+from vlmend.attribution.base import made
 from vlmend.attribution.places import layout_of
+from vlmend.attribution.result import PLACE, Attribution, Completeness, Label
 from vlmend.attribution.running import apart, chunks, encoding_graph, entering, patches, patches_altered, values
 from vlmend.attribution.target import OWN, Clean, Measure, Target, asked, strands
 from vlmend.data.records import Example

@@ -15,9 +15,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vlmend.attribution.base import Attribution, made
+from vlmend.attribution.base import made
 from vlmend.attribution.groups import around, groups_of
 from vlmend.attribution.places import check_picture
+from vlmend.attribution.result import Attribution
 from vlmend.attribution.running import values
 from vlmend.attribution.target import OWN, Clean, Measure, Target, asked, strands
 from vlmend.models.attention import blocked

@@ -14,8 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vlmend.attribution.base import PLACE, Attribution, Label, made
+from vlmend.attribution.base import made
 from vlmend.attribution.places import layout_of
+from vlmend.attribution.result import PLACE, Attribution, Label
 from vlmend.attribution.running import entering
 from vlmend.attribution.target import OWN, Clean, Measure, Target, asked, strands
 from vlmend.models.parts import LayerSpec

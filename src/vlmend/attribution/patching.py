@@ -22,11 +22,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlmend.attribution.base import Attribution, made
+from vlmend.attribution.base import made
 from vlmend.attribution.groups import around, groups_of
 from vlmend.attribution.integrated_gradients import greyed
 from vlmend.attribution.modules import modules_of
 from vlmend.attribution.places import check_picture
+from vlmend.attribution.result import Attribution
 from vlmend.attribution.running import chunks, entering, values
 from vlmend.attribution.target import OWN, Clean, Measure, Strand, Target, asked, strands
 from vlmend.data.records import Example

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vlmend.attribution.base import PLACE, Attribution, Label, made
+from vlmend.attribution.base import made
 from vlmend.attribution.noise import shared_heat, window_heat
 from vlmend.attribution.places import layout_of, windows
+from vlmend.attribution.result import PLACE, Attribution, Label
 from vlmend.attribution.running import apart, chunks, patches, patches_altered, values
 from vlmend.attribution.target import OWN, Clean, Target, asked, strands
 from vlmend.errors import AttributionError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from vlmend.attribution.base import PLACE, Attribution
+from vlmend.attribution.result import PLACE, Attribution
 from vlmend.errors import AttributionError
 from vlmend.models.pictures import open_picture
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from vlmend.report.diagnosis import Diagnosis
+    from vlmend.attribution.diagnosis import Diagnosis
     from vlmend.report.diagnosis_page import Sheet
 
 __all__ = ["diagnose"]
@@ -45,10 +45,10 @@ def diagnose(
 ) -> None:
     """Show why a model answers as it does: picture or prior, which parts of the picture, which layers."""
     with replying(as_json) as reply:
+        from vlmend.attribution import diagnosis as explained
         from vlmend.data.records import Example
         from vlmend.edits.edit import Edit, library_versions, stacked
         from vlmend.models.pictures import open_picture
-        from vlmend.report import diagnosis as explained
         from vlmend.report.diagnosis_page import fill, headline, sheets
 
         where = explained.LAYERS if layers is None else _indices(layers)

@@ -36,7 +36,7 @@ class Below:
     Attributes:
         stage: which.
         rows: the batch.
-        state: of the weights that are used before it, in versions.
+        state: of the weights that are used before it (`Weights.state_before`).
         entering_BTD: the states that entered the stage's layer, or the norm.
         attended: what that layer's attention returned; ``None`` to run the layer whole.
         arguments: for every layer from there its further positional and its keyword arguments.

@@ -64,6 +64,8 @@ class Weights:
         self._parameters = {disk: parameters[name] for disk, name in self._memory.items()}
         self._disk = {name: disk for disk, name in self._memory.items()}
         self._pristine: dict[int, Tensor] = {}
+        self._restored: dict[int, tuple[int, int]] = {}  # version after it was restored -> the state it is again
+        self._before: dict[int, int] = {}  # states of edited parameters before the first edit
         self._active: list[Folded] = []
 
     def base(self) -> Iterable[tuple[str, Tensor]]:
@@ -131,9 +133,11 @@ class Weights:
                 value = values[key]
                 if value is None:
                     if key in self._pristine:
-                        parameter.copy_(self._pristine.pop(key))
+                        self._restore(parameter, self._pristine.pop(key), self._before.pop(key))
                     continue
-                self._pristine.setdefault(key, parameter.detach().clone())
+                if key not in self._pristine:
+                    self._pristine[key] = parameter.detach().clone()
+                    self._before[key] = self._state(parameter)
                 parameter.copy_(value)
 
     def _folded(self, key: int, parameter: nn.Parameter) -> Tensor | None:
@@ -170,9 +174,22 @@ class Weights:
         return min((self._stages[id(self._parameters[name])] for name in names), default=_NOWHERE)
 
     def state_before(self, stage: int) -> int:
-        """A number that is raised by every change, by whomever, of what is used before a stage."""
-        # Every change in place raises a tensor's version: equal sums mean untouched weights.
-        return sum(parameter._version for parameter in self._all if self._stages[id(parameter)] < stage)
+        """A number that tells whether what is used before a stage is what it was.
+
+        Any change, by whomever, makes another of it; once an edit is taken back, or a fit is over, it is the former
+        again.
+        """
+        return hash(tuple(self._state(parameter) for parameter in self._all if self._stages[id(parameter)] < stage))
+
+    def _state(self, parameter: nn.Parameter) -> int:
+        # Every change in place raises a tensor's version, which never comes back by itself.
+        restored, state = self._restored.get(id(parameter), (-1, -1))
+        return state if parameter._version == restored else parameter._version
+
+    def _restore(self, parameter: nn.Parameter, value: Tensor, state: int) -> None:
+        """Write a value back, and know the parameter to be in the state that it had with it."""
+        parameter.copy_(value)
+        self._restored[id(parameter)] = (parameter._version, state)
 
     @contextmanager
     def folded(self, operations: Sequence[WeightsOperation]) -> Generator[None, None, None]:
@@ -188,6 +205,7 @@ class Weights:
         """Parameters to be trained in place; afterwards they are bit for bit what they were, whatever happened."""
         parameters = {name: self._parameters[name] for name in names}
         saved = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        states = {name: self._state(parameter) for name, parameter in parameters.items()}
         flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
         try:
             for parameter in parameters.values():
@@ -196,7 +214,7 @@ class Weights:
         finally:
             with torch.no_grad():
                 for name, parameter in parameters.items():
-                    parameter.copy_(saved[name])
+                    self._restore(parameter, saved[name], states[name])
                     parameter.requires_grad_(flags[name])
                     parameter.grad = None
 

@@ -12,8 +12,8 @@ from matplotlib.rcsetup import cycler
 from vlmend.report.figures import LIGHT, OKABE_ITO, Theme, style
 
 if TYPE_CHECKING:
-    from vlmend.attribution.base import Attribution
-    from vlmend.report.diagnosis import Diagnosis
+    from vlmend.attribution.diagnosis import Diagnosis
+    from vlmend.attribution.result import Attribution
 
 __all__ = ["modules_figure", "share_figure"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from vlmend.report.diagnosis import Diagnosis, Map
+    from vlmend.attribution.diagnosis import Diagnosis, Map
 
 __all__ = ["Sheet", "fill", "headline", "likely", "render", "sheets"]
 

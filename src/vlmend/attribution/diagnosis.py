@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vlmend.attribution.base import Attribution, Attributor
+from vlmend.attribution.base import Attributor
 from vlmend.attribution.contributions import Contributions
 from vlmend.attribution.decomposition import Decomposition
 from vlmend.attribution.integrated_gradients import IntegratedGradients, greyed
 from vlmend.attribution.perturbation import Perturbation
 from vlmend.attribution.places import layout_of
+from vlmend.attribution.result import Attribution
 from vlmend.attribution.target import Clean, Target, asked, described, strands
 from vlmend.data.records import EditCase, Example
 from vlmend.errors import AttributionError, PartsError
