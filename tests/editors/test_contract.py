@@ -11,6 +11,8 @@ import torch
 from conftest import assert_untouched, hooks_of, weights_of
 from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor
 from vlmend.editors.base import CONTROLS, EDITORS, Editor, editor_class
+from vlmend.editors.training import TRAINABLE, train, trainable_class
+from vlmend.edits.functions import FunctionOp
 from vlmend.edits.routes import RouteOp
 from vlmend.edits.states import StateOp
 from vlmend.errors import EditError, UnknownNameError
@@ -23,9 +25,35 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 
+# Trainings that make a tiny random model editable, for editors that must be trained: on the very cases, for a moment.
+QUICK_TRAINING: dict[str, dict[str, Any]] = {
+    "vead": {"layers": [1], "width": 48, "heads": 4, "gate_width": 0, "lr": 1e-2, "steps": 60, "batch": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def shelf(tiny, cases, tmp_path_factory):
+    """A folder of weights for an editor and some models; each is trained when it is first asked for."""
+    folder = tmp_path_factory.mktemp("shelf")
+
+    def weights(name: str, families: tuple[str, ...]) -> str:
+        for family in families:
+            out = folder / name / family
+            if not out.exists():
+                maker = trainable_class(name)(held_out=0.3, check_every=60, **QUICK_TRAINING[name])
+                train(maker, tiny(family), cases * 2, out)
+        return str(folder / name)
+
+    return weights
+
+
 @pytest.fixture(params=sorted(EDITORS))
-def method(request) -> Editor:
-    return editor(request.param, **QUICK.get(request.param, {}))
+def method(request, shelf) -> Editor:
+    settings = dict(QUICK.get(request.param, {}))
+    if request.param in TRAINABLE:
+        chosen = request.node.callspec.params.get("vlm", "llava")
+        settings["weights"] = shelf(request.param, tuple(dict.fromkeys(("llava", chosen))))
+    return editor(request.param, **settings)
 
 
 def target_nll(vlm: VLM, case: EditCase, edit: Edit | None) -> float:
@@ -84,6 +112,11 @@ def randomised(op: Any, maker: torch.Generator) -> Any:
         return WeightOp.deltas({name: noise_like(op.fold(name, zero), maker) for name, zero in zeros.items()})
     if isinstance(op, StateOp):
         return StateOp(op.layer, op.places, noise_like(op.delta_SD, maker))
+    if isinstance(op, FunctionOp):
+        seen = 1.0 + torch.rand(1, op.width, generator=maker)
+        value = noise_like(op.tensors_by_name["value"], maker)
+        assert not torch.equal(op.added(seen), torch.zeros(1, op.width))
+        return dataclasses.replace(op, tensors_by_name={**op.tensors_by_name, "value": value})
     assert isinstance(op, RouteOp)
     return RouteOp(op.key, tuple(randomised(one, maker) for one in op.ops))
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlmend import __version__
-from vlmend.cli import ask, bench, data, demo, diagnose, doctor, edit, edits, world
+from vlmend.cli import ask, bench, data, demo, diagnose, doctor, edit, edits, train_editor, world
 from vlmend.cli.console import complain
 from vlmend.errors import VlmendError
 
@@ -74,6 +74,7 @@ app.command()(demo.demo)
 app.command()(ask.ask)
 app.command()(diagnose.diagnose)
 app.command()(edit.edit)
+app.command()(train_editor.train_editor)
 app.command()(bench.bench)
 app.command()(doctor.doctor)
 app.add_typer(data.app, name="data")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlmend.cli.console import progress, working
-from vlmend.errors import DataError, EditError, VlmendError
+from vlmend.errors import DataError, EditError, UnknownNameError, VlmendError
 
 if TYPE_CHECKING:
     from vlmend.data.records import EditCase
     from vlmend.editors.base import Editor
+    from vlmend.editors.training import Trainable
     from vlmend.models.vlm import VLM
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "check_askable",
     "load_model",
     "make_editor",
+    "make_training",
     "read_cases",
     "read_settings",
 ]
@@ -93,13 +96,29 @@ def read_settings(given: Iterable[str]) -> dict[str, Any]:
 
 def make_editor(name: str, settings: Mapping[str, Any]) -> Editor:
     """A registered editor with settings that were typed in; values of the wrong type are a mistake."""
-    from pydantic import TypeAdapter, ValidationError
-
     from vlmend.editors.base import editor, editor_class
 
     editor(name, **settings)  # complains about unknown names
+    return _with(settings, editor_class(name), f"editor '{name}'")
+
+
+def make_training(name: str, settings: Mapping[str, Any]) -> Trainable:
+    """The training of an editor with settings that were typed in; unknown names and wrong types are a mistake."""
+    from vlmend.editors.training import trainable_class
+
+    kind = trainable_class(name)
+    known = [field.name for field in fields(kind)]
+    for setting in settings:
+        if setting not in known:
+            raise UnknownNameError(f"hyper-parameter of the training of '{name}'", setting, known)
+    return _with(settings, kind, f"the training of '{name}'")
+
+
+def _with(settings: Mapping[str, Any], kind: type[Any], whose: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        return TypeAdapter[Any](editor_class(name)).validate_python(dict(settings))
+        return TypeAdapter[Any](kind).validate_python(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
-        raise VlmendError(f"setting '{first['loc'][0]}' of editor '{name}': {first['msg']}") from error
+        raise VlmendError(f"setting '{first['loc'][0]}' of {whose}: {first['msg']}") from error

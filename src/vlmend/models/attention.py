@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -116,6 +116,16 @@ class AttentionCall:
         output = first_tensor(self.module(*args, **kwargs))
         assert output is not None
         return output
+
+    @torch.no_grad()
+    def on(self, states_1TD: Tensor) -> AttentionCall:
+        """The same call on other states of the row."""
+        args, kwargs = self.call.args, self.call.kwargs
+        if first_tensor(args) is not None:
+            args = with_first(args, states_1TD)
+        else:
+            kwargs = with_first(kwargs, states_1TD)
+        return replace(self, call=Call(self.call.name, args, kwargs, self.module(*args, **kwargs)))
 
     def heads(self, states_BTD: Tensor) -> Heads | None:
         """What other states become before they meet; ``None`` where the module does not use transformers' interface."""

@@ -18,7 +18,7 @@ from transformers import GenerationConfig, GenerationMixin
 
 from vlmend.errors import PartsError
 from vlmend.models.parts import Parts
-from vlmend.models.prepared import Batch, Prepared
+from vlmend.models.prepared import Batch, Features, Prepared
 
 __all__ = ["Feeder", "feeder_of"]
 
@@ -47,6 +47,16 @@ class Feeder:
         """New tokens of every row: [batch, new]."""
         inputs = self._inputs(batch, prepared)
         return self._model.generate(**inputs, generation_config=settings)[:, batch.ids_BT.shape[1] :]
+
+    def blank(self, prepared: Prepared) -> Prepared:
+        """The same rows, with features of pictures that are all zero and take no room, and without pixels."""
+        keys = list(prepared.pictures)
+        encoded = {key: one.blank() for key, one in zip(keys, self.features(keys, prepared), strict=True)}
+        pictures = {
+            key: {name: value for name, value in side.items() if name not in _PIXELS}
+            for key, side in prepared.pictures.items()
+        }
+        return Prepared(prepared.rows, pictures, Features(prepared.features.state, encoded))
 
     def _inputs(self, batch: Batch, prepared: Prepared) -> dict[str, Any]:
         device = self._model.device
@@ -133,6 +143,13 @@ class _Encoded:
         )
         return _Encoded(self.kind, pooled, tuple(deep))
 
+    def blank(self) -> _Encoded:
+        """Zeros of the same shapes."""
+        pooled, *deep = (
+            _zeros(level) if isinstance(level, Tensor) else [_zeros(piece) for piece in level] for level in self.levels
+        )
+        return _Encoded(self.kind, pooled, tuple(deep))
+
     @staticmethod
     def joined(some: Sequence[_Encoded]) -> Any:
         """The encoder's output for all of them, as the model wants it."""
@@ -180,6 +197,10 @@ def feeder_of(model: Any, parts: Parts) -> Feeder:
     if "mm_encoder_outputs" not in _argument_names(model.forward):
         raise PartsError(f"{type(model).__name__} does not take encoded pictures (mm_encoder_outputs)")
     return Feeder(model, parts)
+
+
+def _zeros(like: Tensor) -> Tensor:
+    return like.new_zeros(()).expand(like.shape)
 
 
 def _argument_names(function: Any) -> set[str]:

@@ -238,6 +238,15 @@ class VLM:
             outputs.update(zip(some, map(_row_output, part.rows, found), strict=True))
         return outputs
 
+    def logits(self, prepared: Prepared, keep: int) -> Tensor:
+        """Logits of the last ``keep`` positions of rows with their answers, in one batch that is padded on the left:
+        [B, keep, vocabulary]. The model is run as it is called, with the weights and hooks of now."""
+        return self._feeder.logits(self._preparer.batch(prepared.rows, with_targets=True), prepared, keep)
+
+    def blank(self, prepared: Prepared) -> Prepared:
+        """The same rows with their pictures' shapes alone, for runs in which what pictures show is known further up."""
+        return self._feeder.blank(prepared)
+
     def first_stage(self, ops: Sequence[Any]) -> int:
         """The first stage of a run that operations act on: 2k before layer k, 2k + 1 behind its attention, at last 2n
         before the norm. Runs with and without the operations are equal before it."""
@@ -261,7 +270,7 @@ class VLM:
         """Logits of the last positions; from stage ``first`` on, if what comes before has been run already."""
 
         def run() -> Tensor:
-            return self._feeder.logits(self._preparer.batch(prepared.rows, with_targets=True), prepared, count)
+            return self.logits(prepared, count)
 
         rows = tuple(map(id, prepared.rows))
         states = {stage: self.weights.state_before(stage) for stage in {first, *later} if stage > 0}

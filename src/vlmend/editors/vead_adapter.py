@@ -1,0 +1,80 @@
+"""The weights of `vead`: the Visual Edit Adapter and its Influence Mapper, by an edit's side and by the states' side.
+
+Chen et al., AAAI 2025, arXiv 2408.09916, section 4. An edit's side is worked out once, when an edit is made: from the
+states E [L, D] of its picture, prompt and target behind the edit layer, keys and values W_key norm(E), W_value norm(E),
+and from the last prompt token's state e the vector w = F'(norm(e)) that opens the gate. The states' side, and what is
+added to them, is `vlmend.edits.attend`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Adapter"]
+
+_OF_THE_EDIT = ("edit_norm", "key", "value", "gate_edit_norm", "gate_edit_in", "gate_edit_out")
+
+
+class Adapter(nn.Module):
+    """An adapter for one layer.
+
+    Its parameters are named as `vlmend.edits.attend` names them; in the paper's terms ``enter`` and ``leave`` are the
+    MLPs at its beginning and end, and all of ``gate`` is the Influence Mapper. It begins as one that adds nothing.
+
+    Args:
+        dim: width of the states, D.
+        width: of queries, keys and values, M.
+        heads: into which these are split, and D for the gate.
+        gate_width: inner width of the mapper's maps; 0 for an adapter without a gate.
+    """
+
+    def __init__(self, dim: int, width: int, heads: int, gate_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.edit_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.enter, self.query = nn.Linear(dim, width), nn.Linear(width, width)
+        self.key, self.value = nn.Linear(dim, width), nn.Linear(dim, width)
+        self.leave = nn.Linear(width, dim)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+        self.gated = gate_width > 0
+        if self.gated:
+            self.gate_norm, self.gate_edit_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+            self.gate_in, self.gate_out = nn.Linear(dim, gate_width), nn.Linear(gate_width, dim)
+            self.gate_edit_in, self.gate_edit_out = nn.Linear(dim, gate_width), nn.Linear(gate_width, dim)
+
+    def for_edit(self, states_LD: Tensor, asked: int) -> dict[str, Tensor]:
+        """What `vlmend.edits.attend` needs for one edit; gradients reach the parameters.
+
+        Args:
+            states_LD: states of the edit's picture, prompt and target behind the layer.
+            asked: index of the last prompt token.
+        """
+        states_LD = states_LD.to(self.norm.weight.dtype)
+        normed_LD = self.edit_norm(states_LD)
+        shared: dict[str, Tensor] = {
+            name: x for name, x in self.named_parameters() if name.split(".")[0] not in _OF_THE_EDIT
+        }
+        made = shared | {"key": self.key(normed_LD), "value": self.value(normed_LD)}
+        if self.gated:
+            asked_D = self.gate_edit_norm(states_LD[asked])
+            opened_D = self.gate_edit_out(functional.relu(self.gate_edit_in(asked_D))) + asked_D
+            # The mean over heads of <u_h, w_h> / sqrt(D / heads).
+            made["gate"] = opened_D / (self.heads * (len(opened_D) / self.heads) ** 0.5)
+        return made
+
+    @classmethod
+    def sized(cls, tensors: dict[str, Tensor], heads: int) -> Adapter:
+        """The adapter that has these parameters, ready to be used.
+
+        Raises:
+            KeyError, RuntimeError: they are not those of an adapter.
+        """
+        gate: Any = tensors.get("gate_in.weight")
+        width, dim = tensors["enter.weight"].shape
+        adapter = cls(dim, width, heads, 0 if gate is None else len(gate))
+        adapter.load_state_dict(tensors)
+        return adapter.requires_grad_(False).eval()

@@ -1,0 +1,374 @@
+"""How `vead` is trained: VisEdit's losses, on edit cases with their probes.
+
+Chen et al., AAAI 2025, arXiv 2408.09916, section 4. In each step some cases are edited, each by itself, and with each
+case's own edit in force
+
+    L  =  sum over {request, its generality probes} of  CE(target)
+        + sum over locality probes with a picture of    KL(before || after)
+        + mapper_weight * (L_rank + L_up + L_down)
+
+where CE and KL are means over all the batch's target tokens, teacher-forced. For the mapper one of {request, generality
+probes} is drawn, and some of its picture's tokens. With y their influences (`influence`, shares), z the mapper's
+logits there and z' at the same tokens of a locality probe's picture:
+
+    L_rank = -sum y log softmax(z)      L_up = -mean log sigmoid(z)      L_down = -mean log(1 - sigmoid(z'))
+
+Below the lowest adapter every row is run once (`vlmend.models.above`); nothing is kept on disk, and a picture's states
+once for all rows about it. Beyond the paper: further kinds of probes can be asked to stay or to follow (`keeps`,
+`learns`), and the weights are those of the best check on cases held out: the mean over kinds of the share of probes
+that greedy decoding answers as it should.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, EditCase
+from vlmend.editors.influence import influences
+from vlmend.editors.training import Check
+from vlmend.editors.vead import check_pictures_asked, signal
+from vlmend.editors.vead_adapter import Adapter
+from vlmend.edits.attend import attend, gate_logits
+from vlmend.errors import EditError
+from vlmend.models.above import Above
+from vlmend.models.parts import LayerSpec
+from vlmend.models.prepared import Row
+from vlmend.models.vlm import VLM
+
+__all__ = ["Drawn", "Learned", "VEADLesson", "VEADTraining", "mapper_losses"]
+
+_REQUEST = "reliability"
+_AT_ONCE = 64  # cases that are prepared together
+_LEAST = 1e-8  # under a logarithm, as published
+
+
+@dataclass(frozen=True)
+class VEADTraining:
+    """The training of `vead`.
+
+    Attributes:
+        layers: behind which decoder layers adapters sit. The paper's are 18 of 32 in LLaVA, 19 of 32 in BLIP-2.
+        width: of an adapter's queries, keys and values.
+        heads: of an adapter; they divide its width and the model's.
+        gate_width: inner width of the Influence Mapper; 0 for none.
+        learns: kinds of probes that must give the target, beside the request.
+        keeps: kinds of probes whose answers must stay.
+        keep_weight: of each of these.
+        mapper_weight: of the mapper's losses.
+        samples: visual tokens that these look at in a step.
+        draws: of the noise on each.
+        noise: its standard deviation.
+        influenced: layers whose attention the noise enters; ``None`` for all above the adapters.
+        steps, batch, lr, cooldown, held_out, check_every, seed: see `vlmend.editors.training.Trainable`.
+    """
+
+    name: ClassVar[str] = "vead"
+
+    layers: LayerSpec = 0.58
+    width: int = 1024
+    heads: int = 8
+    gate_width: int = 1024
+    learns: tuple[str, ...] = (TEXT_GENERALITY, IMAGE_GENERALITY)
+    keeps: tuple[str, ...] = (IMAGE_LOCALITY,)
+    keep_weight: float = 1.0
+    mapper_weight: float = 0.1
+    samples: int = 24
+    draws: int = 1
+    noise: float = 0.7
+    influenced: LayerSpec | None = None
+    steps: int = 2000
+    batch: int = 4
+    lr: float = 1e-4
+    cooldown: float = 0.0
+    held_out: float = 0.1
+    check_every: int = 200
+    seed: int = 0
+
+    def lesson(self, vlm: VLM, learned: Sequence[EditCase], held: Sequence[EditCase]) -> VEADLesson:
+        """Run every case's rows up to the lowest adapter.
+
+        Raises:
+            EditError: a request has no picture, or heads do not divide the widths.
+            PartsError: the model has no such layers, or nothing above them.
+        """
+        check_pictures_asked([*learned, *held])
+        return VEADLesson(self, vlm, learned, held)
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """One case, ready to be learnt from.
+
+    Attributes:
+        must: kind -> rows that must give their targets; the request's first.
+        stay: kind -> rows whose answers must stay.
+        signals: layer -> what the adapter there reads of the edit, [L, D].
+    """
+
+    must: Mapping[str, Sequence[Row]]
+    stay: Mapping[str, Sequence[Row]]
+    signals: Mapping[int, Tensor]
+
+    @property
+    def request(self) -> Row:
+        return self.must[_REQUEST][0]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What is drawn for one case's mapper losses.
+
+    Attributes:
+        shown: the row whose picture is looked at.
+        hidden: a row that must stay; ``None`` if there is none.
+        tokens_K: which visual tokens.
+        noise: layer -> noise, [draw, K, D].
+    """
+
+    shown: Row
+    hidden: Row | None
+    tokens_K: Tensor
+    noise: Mapping[int, Tensor]
+
+
+class VEADLesson:
+    """One training of `vead` under way; see `vlmend.editors.training.Lesson`."""
+
+    def __init__(self, method: VEADTraining, vlm: VLM, learned: Sequence[EditCase], held: Sequence[EditCase]) -> None:
+        self._method = method
+        self._vlm = vlm
+        self.layers = vlm.parts.layer_indices(method.layers)
+        above = range(self.layers[-1] + 1, len(vlm.parts.layers))
+        self.influenced = tuple(above) if method.influenced is None else vlm.parts.layer_indices(method.influenced)
+        if not set(self.influenced) <= set(above):
+            raise EditError(
+                f"influences are measured above the adapters, in layers {list(above)}, not {self.influenced}"
+            )
+        dim = len(vlm.parts.norm.weight)  # type: ignore[arg-type]
+        if dim % method.heads or method.width % method.heads:
+            raise EditError(
+                f"{method.heads} heads do not divide the adapter's width {method.width} and the model's {dim}"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(method.seed)
+            made = {str(at): Adapter(dim, method.width, method.heads, method.gate_width) for at in self.layers}
+        self.module = nn.ModuleDict(made).to(vlm.device)
+        self.above = Above(vlm, self.layers[0])
+        self._before: dict[int, Tensor] = {}
+        self.learned = self._prepared(learned)
+        self.held = self._prepared(held)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The layers, and the heads of each adapter."""
+        return {"layers": list(self.layers), "heads": self._method.heads}
+
+    def loss(self, chosen: Sequence[int], draw: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        """The paper's loss of some cases."""
+        cases = [self.learned[place] for place in chosen]
+        return self.losses(cases, [self._drawn(case, draw) for case in cases])
+
+    def losses(self, cases: Sequence[Learned], drawn: Sequence[Drawn]) -> tuple[Tensor, dict[str, float]]:
+        """The loss with what is drawn for the mapper given; and its terms by name, as they enter it."""
+        method = self._method
+        edits = [self._edit(case) for case in cases]
+        terms = {f"ce {kind}": loss for kind, loss in self._must(cases, edits).items()}
+        terms |= {f"kl {kind}": method.keep_weight * loss for kind, loss in self._stay(cases, edits).items()}
+        if method.gate_width and method.mapper_weight:
+            for layer in self.layers:
+                found = self._mapper(layer, cases, edits, drawn)
+                terms |= {f"mapper {name} {layer}": method.mapper_weight * loss for name, loss in found.items()}
+        return torch.stack(list(terms.values())).sum(), {name: float(term.detach()) for name, term in terms.items()}
+
+    @torch.no_grad()
+    def check(self) -> Check:
+        """Teacher-forced, on the cases held out: the share of rows all of whose tokens are likeliest, by kind."""
+        right: dict[str, list[float]] = {}
+        losses: dict[str, list[float]] = {}
+        for case in self.held:
+            edit = self._edit(case)
+            kinds = [(kind, row) for kind, rows in (*case.must.items(), *case.stay.items()) for row in rows]
+            found = self.above.run([row for _, row in kinds], [edit.ops] * len(kinds))
+            for (kind, row), logits_NV in zip(kinds, found, strict=True):
+                before_NV = self._unedited([row])[0] if kind in case.stay else None
+                target_N = row.target_N.to(logits_NV.device) if before_NV is None else before_NV.argmax(-1)
+                right.setdefault(kind, []).append(float((logits_NV.argmax(-1) == target_N).all()))
+                loss = (
+                    _cross_entropy([logits_NV], [row]) if before_NV is None else _divergence([before_NV], [logits_NV])
+                )
+                losses.setdefault(kind, []).append(float(loss))
+        shares = {kind: _mean(some) for kind, some in right.items()}
+        return Check(_mean(list(shares.values())), sum(_mean(some) for some in losses.values()), shares)
+
+    def _must(self, cases: Sequence[Learned], edits: Sequence[_Edit]) -> dict[str, Tensor]:
+        terms = _by_kind([case.must for case in cases])
+        found = self._run(terms, edits)
+        return {kind: _cross_entropy(found[kind], [row for _, row in some]) for kind, some in terms.items()}
+
+    def _stay(self, cases: Sequence[Learned], edits: Sequence[_Edit]) -> dict[str, Tensor]:
+        terms = _by_kind([case.stay for case in cases])
+        found = self._run(terms, edits)
+        return {
+            kind: _divergence(self._unedited([row for _, row in some]), found[kind]) for kind, some in terms.items()
+        }
+
+    def _run(self, terms: Mapping[str, _Rows], edits: Sequence[_Edit]) -> dict[str, list[Tensor]]:
+        """Kind -> logits of its rows, each with its case's edit in force; all in one batch."""
+        pairs = [(kind, place, row) for kind, some in terms.items() for place, row in some]
+        found: dict[str, list[Tensor]] = {kind: [] for kind in terms}
+        if pairs:
+            logits = self.above.run([row for _, _, row in pairs], [edits[place].ops for _, place, _ in pairs])
+            for (kind, _, _), logits_NV in zip(pairs, logits, strict=True):
+                found[kind].append(logits_NV)
+        return found
+
+    @torch.no_grad()
+    def _unedited(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Log-probabilities before any edit; found once for each row."""
+        if fresh := [row for row in rows if id(row) not in self._before]:
+            for row, logits_NV in zip(fresh, self.above.run(fresh, [()] * len(fresh)), strict=True):
+                self._before[id(row)] = logits_NV.log_softmax(-1)
+        return [self._before[id(row)] for row in rows]
+
+    def _mapper(
+        self, layer: int, cases: Sequence[Learned], edits: Sequence[_Edit], drawn: Sequence[Drawn]
+    ) -> dict[str, Tensor]:
+        together = list(zip(cases, edits, drawn, strict=True))
+        target = [influences(self.above, c.request, one.shown, one.tokens_K, one.noise) for c, _, one in together]
+        shown = [self._gate(layer, edit, one.shown, one.tokens_K) for _, edit, one in together]
+        hidden = [self._gate(layer, edit, one.hidden, one.tokens_K) for _, edit, one in together if one.hidden]
+        return mapper_losses(shown, hidden, target)
+
+    def _gate(self, layer: int, edit: _Edit, row: Row, tokens_K: Tensor) -> Tensor:
+        states_TD = self.above.behind(row, layer)[: len(row.ids_T)]
+        states_KD = states_TD[row.visual_T.to(states_TD.device)][tokens_K.to(states_TD.device)].float()
+        return gate_logits(states_KD, edit.at[layer])
+
+    def _drawn(self, case: Learned, draw: torch.Generator) -> Drawn:
+        """One of the rows that must give their targets, with as many visual tokens as the request; tokens; noise."""
+        count = int(case.request.visual_T.sum())
+        rows = [row for some in case.must.values() for row in some if int(row.visual_T.sum()) == count]
+        away = [row for some in case.stay.values() for row in some]
+        shown = rows[_one_of(len(rows), draw)]
+        hidden = away[_one_of(len(away), draw)] if away else None
+        most = min(count, int(hidden.visual_T.sum())) if hidden is not None else count
+        tokens_K = torch.randperm(most, generator=draw)[: self._method.samples]
+        shape = (self._method.draws, len(tokens_K), len(self._vlm.parts.norm.weight))  # type: ignore[arg-type]
+        noise = {layer: torch.randn(shape, generator=draw) * self._method.noise for layer in self.influenced}
+        return Drawn(shown, hidden, tokens_K, noise)
+
+    def _edit(self, case: Learned) -> _Edit:
+        asked = len(case.request.ids_T) - 1
+        adapters: dict[int, Any] = {layer: self.module[str(layer)] for layer in self.layers}
+        return _Edit({at: one.for_edit(case.signals[at], asked) for at, one in adapters.items()}, self._method.heads)
+
+    def _prepared(self, cases: Sequence[EditCase]) -> list[Learned]:
+        chunks = (cases[start : start + _AT_ONCE] for start in range(0, len(cases), _AT_ONCE))
+        return [made for chunk in chunks for made in self._of_chunk(chunk)]
+
+    def _of_chunk(self, cases: Sequence[EditCase]) -> list[Learned]:
+        """Cases whose rows are run together; their pictures are let go of afterwards."""
+        method = self._method
+        wanted = {*method.learns, *method.keeps}
+        probes = [[p for p in case.probes if p.kind in wanted and p.example.pictures] for case in cases]
+        asked = [[case.request, *(p.example for p in some)] for case, some in zip(cases, probes, strict=True)]
+        with self._vlm.sharing():
+            prepared = self._vlm.prepare([example for some in asked for example in some])
+            self.above.add(prepared)
+        rows = iter(prepared.rows)
+        made: list[Learned] = []
+        for some in probes:
+            groups: dict[str, list[Row]] = {_REQUEST: [next(rows)]}
+            for probe in some:
+                groups.setdefault(probe.kind, []).append(next(rows))
+            groups = {kind: [row for row in found if len(row.target_N)] for kind, found in groups.items()}
+            request = groups[_REQUEST][0]
+            made.append(
+                Learned(
+                    must={kind: found for kind, found in groups.items() if kind not in method.keeps and found},
+                    stay={kind: found for kind, found in groups.items() if kind in method.keeps and found},
+                    signals={layer: signal(self.above.behind(request, layer), request) for layer in self.layers},
+                )
+            )
+        return made
+
+
+def mapper_losses(shown: Sequence[Tensor], hidden: Sequence[Tensor], target: Sequence[Tensor]) -> dict[str, Tensor]:
+    """L_rank, L_up and L_down, unweighted.
+
+    Args:
+        shown: of every case the mapper's logits at some tokens of a picture that must be changed, [K].
+        hidden: of some cases those at tokens of a picture that must not be, [K].
+        target: of every case the influences of the first tokens, shares, [K].
+    """
+    pairs = zip(shown, target, strict=True)
+    ranks = [-(y_K.to(z_K.device) * (z_K.softmax(-1) + _LEAST).log()).sum() for z_K, y_K in pairs]
+    losses = {"rank": torch.stack(ranks).mean(), "up": -(torch.sigmoid(torch.cat(list(shown))) + _LEAST).log().mean()}
+    if hidden:
+        losses["down"] = -(1 - torch.sigmoid(torch.cat(list(hidden))) + _LEAST).log().mean()
+    return losses
+
+
+_Rows = list[tuple[int, Row]]
+"""Rows with the place of their case."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Edit:
+    """An edit that is being learnt: layer -> what `attend` is given there, with gradients."""
+
+    at: Mapping[int, Mapping[str, Tensor]]
+    heads: int
+
+    @property
+    def ops(self) -> tuple[_Live, ...]:
+        return tuple(_Live(layer, tensors, self.heads) for layer, tensors in self.at.items())
+
+
+@dataclass(frozen=True, eq=False)
+class _Live:
+    """An adapter at work on the states behind a layer, as a `FunctionOp` that gradients pass."""
+
+    layer: int
+    tensors: Mapping[str, Tensor]
+    heads: int
+
+    def check(self, layers: int, width: int) -> None:
+        """It is made for the model at hand."""
+
+    def change(self, states_TD: Tensor, visual_T: Tensor) -> Tensor:
+        positions = visual_T.nonzero().flatten().to(states_TD.device)
+        added = attend(states_TD[positions].float(), self.tensors, heads=self.heads)
+        return states_TD.index_add(0, positions, added.to(states_TD.dtype))
+
+
+def _by_kind(cases: Sequence[Mapping[str, Sequence[Row]]]) -> dict[str, _Rows]:
+    """Kind -> its rows of all cases."""
+    kinds = dict.fromkeys(kind for case in cases for kind in case)
+    return {kind: [(place, row) for place, case in enumerate(cases) for row in case.get(kind, ())] for kind in kinds}
+
+
+def _cross_entropy(logits: Sequence[Tensor], rows: Sequence[Row]) -> Tensor:
+    """Mean over all rows' target tokens, in nats."""
+    joined = torch.cat(list(logits))
+    return functional.cross_entropy(joined, torch.cat([row.target_N for row in rows]).to(joined.device))
+
+
+def _divergence(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """KL(before || after) of log-probabilities and logits, mean over all rows' target tokens, in nats."""
+    before_NV, after_NV = torch.cat(list(before)), torch.cat(list(after)).log_softmax(-1)
+    return (before_NV.exp() * (before_NV - after_NV)).sum(-1).mean()
+
+
+def _one_of(count: int, draw: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=draw))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,176 @@
+"""What lies above a layer, run again and again on rows whose states behind that layer are kept.
+
+Training something that acts on a layer's output needs the layers below once. Unlike `resume.py`, which keeps a batch as
+it was called, rows are kept one by one and go into any batch: the model is run as ever, its lower layers give what was
+kept, and it makes masks, positions and rotary embeddings for the batch itself.
+
+Where a picture's tokens come first, what the layers make of them does not depend on the words behind: their states are
+kept once for each picture (of 576 tokens of 600), and only the words' for each row. Where they do depend on the words
+(PaliGemma), that is noticed by comparison, and a row keeps its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmend.errors import PartsError
+from vlmend.models.attention import AttentionCall, attention_modules
+from vlmend.models.batching import of_like_length
+from vlmend.models.intervene import Plan, StateOperation, acting
+from vlmend.models.prepared import Prepared, Row
+from vlmend.models.trace import capture, reaching, short_circuited
+from vlmend.models.vlm import VLM
+
+__all__ = ["Above", "states_behind"]
+
+_SAME, _COARSELY_SAME = 1e-4, 2e-2  # of their norm: in float32, and in shorter types
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """One row's states: those of its visual tokens, perhaps shared with other rows, and of all others."""
+
+    row: Row
+    visual_SD: Tensor
+    words_KD: Tensor
+
+
+class Above:
+    """Rows by what a layer made of them.
+
+    Args:
+        vlm: the model; its weights must stay as they are.
+        layer: index of the layer behind which states are kept.
+
+    Raises:
+        PartsError: nothing that can still look at a picture's tokens lies above the layer.
+    """
+
+    def __init__(self, vlm: VLM, layer: int) -> None:
+        if layer >= len(vlm.parts.layers) - 1:
+            raise PartsError(
+                f"nothing reads a picture's tokens above layer {layer}, which is the last: choose a lower one"
+            )
+        self._vlm = vlm
+        self.layer = layer
+        self._kept: dict[int, _Kept] = {}
+        self._pictures: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        self._blank = Prepared((), {})
+
+    @torch.no_grad()
+    def add(self, prepared: Prepared) -> None:
+        """Run rows up to the layer, and keep what it made of them; their pictures are not needed any more."""
+        rows = {index: row for index, row in enumerate(prepared.rows) if id(row) not in self._kept}
+        for some in of_like_length(rows, self._vlm.batch_rows):
+            part = prepared.take(some)
+            (states_BTD,) = states_behind(self._vlm, [self.layer], partial(self._vlm.logits, part, 1))
+            for row, states_TD in zip(part.rows, states_BTD, strict=True):
+                self._keep(row, states_TD[len(states_TD) - len(row.ids_T) - len(row.target_N) :])
+        blank = self._vlm.blank(prepared)
+        self._blank.pictures.update(blank.pictures)
+        self._blank.features.encoded.update(blank.features.encoded)
+        self._blank.features.state = blank.features.state
+
+    def _keep(self, row: Row, states_TD: Tensor) -> None:
+        visual_T = _visual(row).to(states_TD.device)
+        visual_SD, words_KD = states_TD[visual_T].clone(), states_TD[~visual_T].clone()
+        if row.picture is not None:
+            beginning = row.ids_T[: int(row.visual_T.nonzero().max()) + 1]
+            shared_SD = self._pictures.setdefault((row.picture, tuple(beginning.tolist())), visual_SD)
+            if _same(shared_SD, visual_SD):
+                visual_SD = shared_SD
+        self._kept[id(row)] = _Kept(row, visual_SD, words_KD)
+
+    @property
+    def size(self) -> int:
+        """How many numbers are kept."""
+        visual = {id(kept.visual_SD): kept.visual_SD.numel() for kept in self._kept.values()}
+        return sum(visual.values()) + sum(kept.words_KD.numel() for kept in self._kept.values())
+
+    def states(self, row: Row) -> Tensor:
+        """The kept states of a row, prompt and target: [T, D]."""
+        kept = self._kept[id(row)]
+        visual_T = _visual(row).to(kept.words_KD.device)
+        states_TD = kept.words_KD.new_empty((len(visual_T), kept.words_KD.shape[-1]))
+        states_TD[visual_T] = kept.visual_SD
+        states_TD[~visual_T] = kept.words_KD
+        return states_TD
+
+    def run(self, rows: Sequence[Row], ops: Sequence[Sequence[StateOperation]]) -> list[Tensor]:
+        """Every row's logits at the positions that predict its target, [N, vocabulary], in one batch.
+
+        Args:
+            rows: some that were added, with answers.
+            ops: what acts on each row's states, at this layer or above it; gradients reach what is in them.
+        """
+        count = max(len(row.target_N) for row in rows) + 1
+        plans = [Plan(states=tuple(some)) for some in ops]
+        with self._begun(rows), acting(self._vlm.parts, rows, plans, with_targets=True):
+            logits_BKV = self._logits(rows, count)
+        return [
+            logits_KV[count - 1 - len(row.target_N) : count - 1].float()
+            for row, logits_KV in zip(rows, logits_BKV, strict=True)
+        ]
+
+    @torch.no_grad()
+    def attention(self, row: Row, layers: Sequence[int]) -> dict[int, AttentionCall]:
+        """How the attention of some layers above was called for a row.
+
+        Raises:
+            PartsError: a layer has no attention of a known name.
+        """
+        modules = {str(layer): module for layer, module in attention_modules(self._vlm.parts, tuple(layers)).items()}
+        with self._begun([row]), capture(modules) as calls:
+            self._logits([row], 1)
+        return {int(call.name): AttentionCall.of(self._vlm.parts, int(call.name), call) for call in calls}
+
+    @torch.no_grad()
+    def behind(self, row: Row, layer: int) -> Tensor:
+        """A row's states behind a layer that is not lower, prompt and target: [T, D]."""
+        if layer == self.layer:
+            return self.states(row)
+        with self._begun([row]), capture({"layer": self._vlm.parts.layers[layer]}) as calls:
+            self._logits([row], 1)
+        return calls[0].output[0]
+
+    def _logits(self, rows: Sequence[Row], keep: int) -> Tensor:
+        return self._vlm.logits(replace(self._blank, rows=tuple(rows)), keep)
+
+    def _begun(self, rows: Sequence[Row]) -> ExitStack:
+        """A context in which the lower layers give the kept states."""
+        states = [self.states(row) for row in rows]
+        length = max(map(len, states))
+        states_BTD = torch.stack([torch.cat([x.new_zeros(length - len(x), x.shape[-1]), x]) for x in states])
+        stack = ExitStack()
+        for layer in self._vlm.parts.layers[: self.layer + 1]:
+            stack.enter_context(short_circuited(layer, states_BTD))
+        return stack
+
+
+def states_behind(vlm: VLM, layers: Sequence[int], run: Callable[[], Any]) -> list[Tensor]:
+    """What some layers make of the batch that a run begins with: of each [B, T, D]; none if it never gets to them.
+
+    The run is stopped above the last of them.
+    """
+    following = (*vlm.parts.layers, vlm.parts.norm)[max(layers) + 1]
+    with capture({str(layer): vlm.parts.layers[layer] for layer in layers}) as calls, reaching(following):
+        run()
+    found = {int(call.name): call.output for call in calls}
+    return [found[layer] for layer in layers if found]
+
+
+def _visual(row: Row) -> Tensor:
+    """Which of a row's tokens, prompt and target, are visual."""
+    return torch.cat([row.visual_T, row.visual_T.new_zeros(len(row.target_N))])
+
+
+def _same(one_SD: Tensor, other_SD: Tensor) -> bool:
+    tolerance = _SAME if one_SD.dtype == torch.float32 else _COARSELY_SAME
+    return one_SD is other_SD or float((one_SD - other_SD).norm()) <= tolerance * float(one_SD.norm())
