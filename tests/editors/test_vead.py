@@ -1,0 +1,247 @@
+"""What the Visual Edit Adapter promises beyond the contract, and its training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlmend import Edit, EditCase, Example
+from vlmend.editors.checkpoint import Checkpoint
+from vlmend.editors.training import held_apart, train
+from vlmend.editors.vead import VEAD
+from vlmend.editors.vead_training import VEADLesson, VEADTraining, mapper_losses
+from vlmend.edits.functions import FunctionOp
+from vlmend.edits.routes import RouteOp
+from vlmend.errors import EditError, EditFormatError, PartsError, RunError, UnknownNameError
+
+TINY = VEADTraining(
+    layers=[1, 2], width=16, heads=4, gate_width=16, samples=4, steps=4, check_every=2, batch=2, held_out=0.3, lr=1e-2
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, cases, tmp_path_factory) -> str:
+    """A folder of adapters for the tiny Llava, hardly trained."""
+    folder = tmp_path_factory.mktemp("vead")
+    train(replace(TINY, steps=30, check_every=30), tiny("llava"), cases, folder)
+    return str(folder)
+
+
+@pytest.fixture
+def acting(trained) -> VEAD:
+    return VEAD(weights(trained, "doubled"))
+
+
+def weights(folder: str, name: str) -> str:
+    """The same adapters with a way out that is not small, whatever the training's best check was."""
+    from vlmend.editors.shelf import Trained
+
+    found = Trained.load(Path(folder))
+    maker = torch.Generator().manual_seed(0)
+    tensors = {
+        key: torch.randn(value.shape, generator=maker) if "leave" in key else value
+        for key, value in found.tensors.items()
+    }
+    out = Path(folder) / name
+    replace(found, tensors=tensors).save(out)
+    return str(out)
+
+
+def logits(vlm, example: Example, edit: Edit | None) -> torch.Tensor:
+    return vlm.run(vlm.prepare([replace(example, answer="red")]), edit).rows[0].logits_NV
+
+
+def test_acts_on_any_picture_and_on_none_without(llava, cases, acting, picture):
+    edit = acting.fit(llava, cases[:1])
+    assert [op.layer for op in edit.ops] == [1, 2]
+    asked = cases[0].request
+    for example in (asked, replace(asked, image=picture(7)), replace(asked, image=(picture(7), picture(8)))):
+        assert not torch.allclose(logits(llava, example, None), logits(llava, example, edit), atol=1e-3)
+    blind = Example("who wrote the song ?")
+    assert torch.equal(logits(llava, blind, None), logits(llava, blind, edit))
+
+
+def test_every_one_of_several_pictures_is_changed(llava, cases, acting, picture):
+    """Of a row with two pictures, the second alone is not what the change comes from."""
+    from vlmend.models.trace import capture
+
+    edit = acting.fit(llava, cases[:1])
+    prepared = llava.prepare([Example("what ?", (picture(7), picture(8)), "red")])
+    with capture({"next": llava.parts.layers[2]}) as calls:
+        llava.run(prepared)
+        llava.run(prepared, edit)
+    row = prepared.rows[0]
+    moved_T = (calls[1].input - calls[0].input)[0].abs().amax(-1)[: len(row.ids_T)] > 1e-6
+    assert torch.equal(moved_T, row.visual_T)
+
+
+def test_own_pictures_only(llava, cases, acting, picture):
+    edit = replace(acting, pictures="own").fit(llava, cases[:1])
+    other = replace(cases[0].request, image=picture(7))
+    assert torch.equal(logits(llava, other, None), logits(llava, other, edit))
+    assert not torch.allclose(logits(llava, cases[0].request, None), logits(llava, cases[0].request, edit), atol=1e-3)
+    kinds = {
+        one: [op.kind for op in replace(acting, pictures=one).fit(llava, cases[:2]).ops] for one in ("auto", "any")
+    }
+    assert kinds == {"auto": ["route"] * 2, "any": ["function"] * 4}
+
+
+def test_generation_with_a_cache_is_forced_argmax(vlm, cases, tmp_path):
+    """In every family: what is generated with an edit in force is what whole passes with it say."""
+    train(replace(TINY, layers=[1], steps=1, check_every=1), vlm, cases, tmp_path)
+    edit = VEAD(weights(str(tmp_path), "loud")).fit(vlm, cases[:1])
+    asked = cases[0].request
+    said = vlm.replies(vlm.prepare([asked]), edit, max_new_tokens=4)[0]
+    row = replace(vlm.prepare([asked]).rows[0], target_N=torch.tensor(said.tokens))
+    forced = vlm.run(replace(vlm.prepare([asked]), rows=(row,)), edit).rows[0].logits_NV
+    forced[:, vlm.parts.image_token] = -torch.inf
+    assert forced.argmax(-1).tolist() == list(said.tokens)
+    back = Edit.load(edit.save(tmp_path / "edit"))
+    assert torch.equal(logits(vlm, asked, edit), logits(vlm, asked, back))
+
+
+def test_what_an_edit_is_made_of_is_shared(llava, cases, acting):
+    """Many edits of one editor hold one adapter."""
+    one, two = (acting.fit(llava, [case]).ops[0] for case in cases[:2])
+    assert isinstance(one, FunctionOp) and isinstance(two, FunctionOp)
+    assert one.tensors_by_name["enter.weight"].data_ptr() == two.tensors_by_name["enter.weight"].data_ptr()
+    assert one.tensors_by_name["key"].data_ptr() != two.tensors_by_name["key"].data_ptr()
+
+
+def test_a_model_without_weights(llava, cases, tmp_path):
+    with pytest.raises(EditError, match=r"vead needs weights that were trained .* run 'vlmend train-editor vead MODEL"):
+        VEAD(str(tmp_path)).fit(llava, cases[:1])
+    with pytest.raises(EditError, match=f"fingerprint {llava.fingerprint}"):
+        VEAD().fit(llava, cases[:1])
+    blind = replace(cases[0], request=replace(cases[0].request, image=None))
+    with pytest.raises(EditError, match="case-0' has no picture"):
+        VEAD().fit(llava, [blind])
+
+
+def test_damaged_weights(llava, cases, trained, tmp_path):
+    for name in ("adapter.json", "adapter.safetensors"):
+        (tmp_path / name).write_bytes((Path(trained) / name).read_bytes())
+    (tmp_path / "adapter.safetensors").write_bytes(b"x")
+    with pytest.raises(EditFormatError, match="is damaged"):
+        VEAD(str(tmp_path)).fit(llava, cases[:1])
+    (tmp_path / "adapter.safetensors").unlink()
+    with pytest.raises(EditFormatError, match=r"adapter.safetensors is missing"):
+        VEAD(str(tmp_path)).fit(llava, cases[:1])
+
+
+@pytest.mark.parametrize(
+    ("op", "problem"),
+    [
+        (lambda: FunctionOp(0, 4, "nothing", {}), "no function of states named 'nothing'"),
+        (lambda: FunctionOp(0, 4, "attend", {}, {"heads": 2}), "does not work with its tensors"),
+    ],
+)
+def test_functions_are_checked(op, problem):
+    with pytest.raises(EditError, match=problem):
+        op()
+
+
+def test_mapper_losses_by_hand():
+    """Two tokens, logits 0 and ln 3: shares 1/4 and 3/4; the gate is 1/2 and 3/4 open."""
+    ln3 = 1.0986123
+    found = mapper_losses([torch.tensor([0.0, ln3])], [torch.tensor([0.0])], [torch.tensor([0.5, 0.5])])
+    quarter, half, three_quarters = (torch.tensor(x).log() for x in (0.25, 0.5, 0.75))
+    assert float(found["rank"]) == pytest.approx(float(-0.5 * quarter - 0.5 * three_quarters), rel=1e-5)
+    assert float(found["up"]) == pytest.approx(float(-(half + three_quarters) / 2), rel=1e-5)
+    assert float(found["down"]) == pytest.approx(float(-half), rel=1e-5)
+
+
+def test_above_gives_what_the_whole_model_gives(vlm, cases):
+    """Rows kept one by one, in another order and grouping, as in whole runs, in each family."""
+    lesson = VEADLesson(replace(TINY, layers=[1]), vlm, cases, [])
+    rows = [row for case in lesson.learned for some in (*case.must.values(), *case.stay.values()) for row in some]
+    examples = [example for case in cases for example in _asked(case)]
+    whole = [row.logits_NV for row in vlm.run(vlm.prepare(examples)).rows]
+    order = list(range(len(rows)))[::-1]
+    found = lesson.above.run([rows[place] for place in order], [()] * len(rows))
+    for place, logits_NV in zip(order, found, strict=True):
+        torch.testing.assert_close(logits_NV, whole[place], atol=1e-4, rtol=1e-4)
+
+
+def _asked(case: EditCase) -> list[Example]:
+    return [case.request, *(probe.example for probe in case.probes if probe.example.pictures)]
+
+
+def test_a_training_that_was_cut_short_ends_the_same(llava, cases, tmp_path):
+    method = replace(TINY, steps=6)
+    whole = train(method, llava, cases, tmp_path / "whole")
+
+    class Killed(Exception): ...
+
+    def kill(done: int, _all: int) -> None:
+        if done == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(method, llava, cases, tmp_path / "cut", progress=kill)
+    assert len((tmp_path / "cut" / "records.jsonl").read_text().splitlines()) == 3
+    text = (tmp_path / "cut" / "records.jsonl").read_text()
+    (tmp_path / "cut" / "records.jsonl").write_text("".join(text.splitlines(keepends=True)[:-1]))  # killed in between
+    resumed: list[int] = []
+    again = train(method, llava, cases, tmp_path / "cut", progress=lambda done, _all: resumed.append(done))
+    assert resumed == [5, 6]
+    assert all(torch.equal(whole.tensors[name], again.tensors[name]) for name in whole.tensors)
+    records = [(tmp_path / one / "records.jsonl").read_text() for one in ("whole", "cut")]
+    assert records[0] == records[1]
+    with pytest.raises(RunError, match="other settings"):
+        train(replace(method, lr=1.0), llava, cases, tmp_path / "cut")
+
+
+def test_the_best_check_is_kept():
+    module = torch.nn.Linear(1, 1)
+    state = Checkpoint.begun(module)
+    for step, (score, loss, value) in enumerate([(0.5, 2.0, 1.0), (0.75, 3.0, 2.0), (0.75, 2.5, 3.0), (0.5, 0.1, 4.0)]):
+        torch.nn.init.constant_(module.weight, value)
+        state = replace(state, step=step).recorded({"step": step, "score": score, "held out loss": loss}, module)
+    assert state.best_record["step"] == 2
+    assert float(state.best["weight"]) == 3.0
+
+
+def test_held_out_pictures_are_not_learnt_from(llava, cases):
+    twice = [*cases, *(replace(case, id=f"{case.id} again") for case in cases)]
+    learned, held = held_apart(llava, twice, 0.3, seed=0)
+    assert len(learned) + len(held) == 6
+    assert not {id(case.request.image) for case in learned} & {id(case.request.image) for case in held}
+    with pytest.raises(EditError, match="too few"):
+        held_apart(llava, cases[:1], 0.3, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "problem"),
+    [
+        ({"layers": "last"}, PartsError, "nothing reads a picture's tokens above layer 3"),
+        ({"layers": 9}, PartsError, "no layer 9"),
+        ({"influenced": [0]}, EditError, "influences are measured above the adapters"),
+        ({"heads": 5}, EditError, "5 heads do not divide"),
+        ({"lr": 1e30}, EditError, "diverged"),
+    ],
+)
+def test_refusals(llava, cases, tmp_path, change, error, problem):
+    with pytest.raises(error, match=problem):
+        train(replace(TINY, **change), llava, cases, tmp_path)
+
+
+def test_unknown():
+    from vlmend.editors.training import TRAINABLE, trainable_class
+
+    assert all(trainable_class(name).name == name for name in TRAINABLE)
+    with pytest.raises(UnknownNameError):
+        trainable_class("nothing")
+
+
+def test_routes_hold_functions(llava, cases, acting):
+    """An adapter under a key is taken apart and put together as any operation."""
+    from vlmend.edits.packing import packed, unpacked
+
+    edit = replace(acting, pictures="own").fit(llava, cases[:1])
+    (again,) = unpacked(*packed(edit.ops))
+    assert isinstance(again, RouteOp)
+    assert again.inner[0].fields() == edit.ops[0].inner[0].fields()
