@@ -82,7 +82,7 @@ def training(vlm: VLM, limit: float) -> tuple[float, dict[str, Any]]:
     best = fastest(ours)
     work = gflop(ours)
     loss, took_plain = timed(lambda: plain_training(vlm, some))
-    print(f"training: {best.seconds:.2f} CPU s against {took_plain.seconds:.2f}; losses {losses[-1]:.5f} and {loss:.5f}")
+    print(f"training: {best.seconds:.2f} CPU s against {took_plain.seconds:.2f}; losses {losses[-1]:.5f}, {loss:.5f}")
     return took_plain.seconds / best.seconds, {
         "cases": len(some),
         "difference_of_losses": abs(losses[-1] - loss),

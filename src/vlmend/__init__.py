@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlmend.editors.base import Editor, editor
     from vlmend.editors.ft import FT
     from vlmend.editors.lora import LoRA
+    from vlmend.editors.vead import VEAD
     from vlmend.editors.visual_delta import VisualDelta
     from vlmend.edits.edit import Edit
     from vlmend.edits.ops import WeightOp
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FT",
+    "VEAD",
     "VLM",
     "Attribution",
     "Edit",
@@ -56,6 +58,7 @@ _HOME = {
     "Attribution": "vlmend.attribution.result",
     "FT": "vlmend.editors.ft",
     "Target": "vlmend.attribution.target",
+    "VEAD": "vlmend.editors.vead",
     "VLM": "vlmend.models.vlm",
     "Edit": "vlmend.edits.edit",
     "EditCase": "vlmend.data.records",

@@ -3,7 +3,8 @@
 An editor's training is a frozen dataclass of hyper-parameters (`Trainable`), which for some cases gives a `Lesson`:
 what is trained, the loss of a batch, and a check on cases held out. The loop draws batches, descends, checks, and keeps
 the weights of the best check. Everything that is drawn at a step follows from the seed and the step, and all that the
-next step needs is in one file that is replaced whole: a training that was killed goes on and ends with the same weights.
+next step needs is in one file that is replaced whole: a training that was killed goes on, and ends with the same
+weights.
 """
 
 from __future__ import annotations
