@@ -135,8 +135,7 @@ def step(vlm: VLM, golden: Golden) -> Step:
     cases = []
     for i in range(SAMPLES):
         must = {PROBES[probe]: [rows[probe][i]] for probe in ("rel", "gen_text", "gen_image")}
-        request = rows["rel"][i]
-        cases.append(Learned(must, {IMAGE_LOCALITY: [rows["loc_image"][i]]}, {LAYER: lesson.above.states(request)}))
+        cases.append(Learned(must, {IMAGE_LOCALITY: [rows["loc_image"][i]]}, {}))
     return Step(lesson, cases, rows)
 
 
@@ -155,7 +154,7 @@ def row_of(vlm: VLM, golden: Golden, name: str, pictures: dict[str, dict[str, Te
 def test_states_behind_the_edit_layer(golden: Golden, step: Step) -> None:
     wanted, mask = golden.numbers["train.edit_signal"], golden.numbers["train.edit_mask"]
     for i, case in enumerate(step.cases):
-        close(case.signals[LAYER], wanted[i][mask[i] > 0])
+        close(step.lesson.signal(case, LAYER), wanted[i][mask[i] > 0])
 
 
 def test_pictures_are_kept_once(step: Step) -> None:
@@ -201,10 +200,10 @@ def test_losses(golden: Golden, step: Step, choice: str) -> None:
         "ce reliability": log["Reliability loss"],
         f"ce {TEXT_GENERALITY}": log["Generality loss"]["text_rephrase"],
         f"ce {IMAGE_GENERALITY}": log["Generality loss"]["image_rephrase"],
-        f"kl {IMAGE_LOCALITY}": log["Locality loss"]["image_loc"],
-        "mapper rank 1": log[f"Influence mapper rel-gen relative loss-{layer}"],
-        "mapper up 1": log[f"Influence mapper rel-gen up loss-{layer}"],
-        "mapper down 1": log[f"Influence mapper loc down loss-{layer}"],
+        "kl": log["Locality loss"]["image_loc"],
+        "mapper rank": log[f"Influence mapper rel-gen relative loss-{layer}"],
+        "mapper up": log[f"Influence mapper rel-gen up loss-{layer}"],
+        "mapper down": log[f"Influence mapper loc down loss-{layer}"],
     }
     loss, terms = step.lesson.losses(step.cases, step.drawn(golden, choice))
     assert terms == pytest.approx(wanted, rel=1e-5)
@@ -233,4 +232,4 @@ def test_without_the_mapper_or_a_locality_probe(step: Step, golden: Golden) -> N
     cases = [replace(case, stay={}) for case in step.cases]
     terms = step.lesson.losses(cases, drawn)[1]
     assert {name.split()[0] for name in terms} == {"ce", "mapper"}
-    assert "mapper down 1" not in terms
+    assert "mapper down" not in terms

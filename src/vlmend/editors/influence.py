@@ -34,7 +34,7 @@ def influences(above: Above, asked: Row, shown: Row, tokens_K: Tensor, noise: Ma
         noise: layer above -> noise of each draw and token, [draw, K, D]. The mean over layers and draws is taken.
     """
     calls = above.attention(asked, list(noise))
-    if shown is not asked:
+    if not above.alike(asked, shown):
         others = above.attention(shown, list(noise))
         calls = {layer: _showing(call, others[layer], asked, shown) for layer, call in calls.items()}
     places_K = asked.visual_T.nonzero().flatten()[tokens_K]

@@ -59,6 +59,11 @@ class Lesson(Protocol):
         ...
 
     @property
+    def count(self) -> int:
+        """How many cases there are to learn from."""
+        ...
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What must be known to use the weights, as JSON values."""
         ...
@@ -160,7 +165,7 @@ def train(
     }
     with Run(folder, settings) as run:
         lesson = method.lesson(vlm, learned, held)
-        best = _descend(method, lesson, len(learned), run, progress)
+        best = _descend(method, lesson, run, progress)
         trained = Trained(
             editor=method.name,
             base=vlm.fingerprint,
@@ -194,9 +199,7 @@ def held_apart(vlm: VLM, cases: Sequence[EditCase], share: float, seed: int) -> 
     return learned, held
 
 
-def _descend(
-    method: Trainable, lesson: Lesson, count: int, run: Run, progress: Callable[[int, int], None] | None
-) -> Checkpoint:
+def _descend(method: Trainable, lesson: Lesson, run: Run, progress: Callable[[int, int], None] | None) -> Checkpoint:
     module = lesson.module
     optimizer = torch.optim.Adam(module.parameters(), lr=method.lr)
     state = Checkpoint.found(run.folder / _STATE)
@@ -211,7 +214,7 @@ def _descend(
         for group in optimizer.param_groups:
             group["lr"] = method.lr * _warmth(step / method.steps, method.cooldown)
         draw = torch.Generator().manual_seed(_SEEDS * method.seed + step)
-        loss, parts = lesson.loss(_batch(step, count, method.batch, method.seed), draw)
+        loss, parts = lesson.loss(_batch(step, lesson.count, method.batch, method.seed), draw)
         if not bool(torch.isfinite(loss)):
             raise EditError(f"the training diverged: a smaller learning rate than {method.lr} is needed")
         optimizer.zero_grad(set_to_none=True)

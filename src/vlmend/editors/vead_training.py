@@ -4,7 +4,7 @@ Chen et al., AAAI 2025, arXiv 2408.09916, section 4. In each step some cases are
 case's own edit in force
 
     L  =  sum over {request, its generality probes} of  CE(target)
-        + sum over locality probes with a picture of    KL(before || after)
+        + keep_weight * KL(before || after) at a locality probe with a picture
         + mapper_weight * (L_rank + L_up + L_down)
 
 where CE and KL are means over all the batch's target tokens, teacher-forced. For the mapper one of {request, generality
@@ -14,15 +14,19 @@ logits there and z' at the same tokens of a locality probe's picture:
     L_rank = -sum y log softmax(z)      L_up = -mean log sigmoid(z)      L_down = -mean log(1 - sigmoid(z'))
 
 Below the lowest adapter every row is run once (`vlmend.models.above`); nothing is kept on disk, and a picture's states
-once for all rows about it. Beyond the paper: further kinds of probes can be asked to stay or to follow (`keeps`,
-`learns`), and the weights are those of the best check on cases held out: the mean over kinds of the share of probes
-that greedy decoding answers as it should.
+once for all rows about it.
+
+Beyond the paper: several kinds of probes can be asked to stay (`keeps`; one of a case's is drawn in each step). A case
+can be learnt with further targets, taken from other cases (`retargets`): with few cases the adapter learns these by
+heart, and with many targets it learns to read the target off the edit. And the weights are those of the best check on
+cases held out: the mean over kinds of the share of probes that greedy decoding answers as it should.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -43,7 +47,7 @@ from vlmend.models.vlm import VLM
 
 __all__ = ["Drawn", "Learned", "VEADLesson", "VEADTraining", "mapper_losses"]
 
-_REQUEST = "reliability"
+_REQUEST, _STAY = "reliability", "kl"
 _AT_ONCE = 64  # cases that are prepared together
 _LEAST = 1e-8  # under a logarithm, as published
 
@@ -59,7 +63,8 @@ class VEADTraining:
         gate_width: inner width of the Influence Mapper; 0 for none.
         learns: kinds of probes that must give the target, beside the request.
         keeps: kinds of probes whose answers must stay.
-        keep_weight: of each of these.
+        keep_weight: of their divergence.
+        retargets: how many targets beside its own each case is learnt with, drawn from all answers in the cases.
         mapper_weight: of the mapper's losses.
         samples: visual tokens that these look at in a step.
         draws: of the noise on each.
@@ -77,6 +82,7 @@ class VEADTraining:
     learns: tuple[str, ...] = (TEXT_GENERALITY, IMAGE_GENERALITY)
     keeps: tuple[str, ...] = (IMAGE_LOCALITY,)
     keep_weight: float = 1.0
+    retargets: int = 0
     mapper_weight: float = 0.1
     samples: int = 24
     draws: int = 1
@@ -108,7 +114,7 @@ class Learned:
     Attributes:
         must: kind -> rows that must give their targets; the request's first.
         stay: kind -> rows whose answers must stay.
-        signals: layer -> what the adapter there reads of the edit, [L, D].
+        signals: for layers above the lowest adapter's, what the adapter there reads of the edit, [L, D].
     """
 
     must: Mapping[str, Sequence[Row]]
@@ -122,12 +128,12 @@ class Learned:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """What is drawn for one case's mapper losses.
+    """What is drawn for one case in a step.
 
     Attributes:
-        shown: the row whose picture is looked at.
+        shown: the row whose picture the mapper's losses look at.
         hidden: a row that must stay; ``None`` if there is none.
-        tokens_K: which visual tokens.
+        tokens_K: which visual tokens the mapper's losses look at.
         noise: layer -> noise, [draw, K, D].
     """
 
@@ -161,8 +167,13 @@ class VEADLesson:
         self.module = nn.ModuleDict(made).to(vlm.device)
         self.above = Above(vlm, self.layers[0])
         self._before: dict[int, Tensor] = {}
-        self.learned = self._prepared(learned)
+        self.learned = self._prepared(_retargeted(learned, method))
         self.held = self._prepared(held)
+
+    @property
+    def count(self) -> int:
+        """How many edits there are to learn from."""
+        return len(self.learned)
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -175,15 +186,32 @@ class VEADLesson:
         return self.losses(cases, [self._drawn(case, draw) for case in cases])
 
     def losses(self, cases: Sequence[Learned], drawn: Sequence[Drawn]) -> tuple[Tensor, dict[str, float]]:
-        """The loss with what is drawn for the mapper given; and its terms by name, as they enter it."""
+        """The loss with what is drawn given; and its terms by name, as they enter it."""
         method = self._method
         edits = [self._edit(case) for case in cases]
-        terms = {f"ce {kind}": loss for kind, loss in self._must(cases, edits).items()}
-        terms |= {f"kl {kind}": method.keep_weight * loss for kind, loss in self._stay(cases, edits).items()}
+        must = [
+            (kind, place, row)
+            for kind in dict.fromkeys(kind for case in cases for kind in case.must)
+            for place, case in enumerate(cases)
+            for row in case.must.get(kind, ())
+        ]
+        stay = [(_STAY, place, one.hidden) for place, one in enumerate(drawn) if one.hidden is not None]
+        found = self.above.run(
+            [row for *_, row in (*must, *stay)], [edits[place].ops for _, place, _ in (*must, *stay)]
+        )
+        terms = {
+            f"ce {kind}": _cross_entropy(
+                [logits for logits, (one, *_) in zip(found, must, strict=False) if one == kind],
+                [row for one, _, row in must if one == kind],
+            )
+            for kind in dict.fromkeys(kind for kind, *_ in must)
+        }
+        if stay:
+            before = self._unedited([row for *_, row in stay])
+            terms[_STAY] = method.keep_weight * _divergence(before, found[len(must) :])
         if method.gate_width and method.mapper_weight:
-            for layer in self.layers:
-                found = self._mapper(layer, cases, edits, drawn)
-                terms |= {f"mapper {name} {layer}": method.mapper_weight * loss for name, loss in found.items()}
+            for name, loss in self._mapper(cases, edits, drawn).items():
+                terms[f"mapper {name}"] = method.mapper_weight * loss
         return torch.stack(list(terms.values())).sum(), {name: float(term.detach()) for name, term in terms.items()}
 
     @torch.no_grad()
@@ -206,28 +234,6 @@ class VEADLesson:
         shares = {kind: _mean(some) for kind, some in right.items()}
         return Check(_mean(list(shares.values())), sum(_mean(some) for some in losses.values()), shares)
 
-    def _must(self, cases: Sequence[Learned], edits: Sequence[_Edit]) -> dict[str, Tensor]:
-        terms = _by_kind([case.must for case in cases])
-        found = self._run(terms, edits)
-        return {kind: _cross_entropy(found[kind], [row for _, row in some]) for kind, some in terms.items()}
-
-    def _stay(self, cases: Sequence[Learned], edits: Sequence[_Edit]) -> dict[str, Tensor]:
-        terms = _by_kind([case.stay for case in cases])
-        found = self._run(terms, edits)
-        return {
-            kind: _divergence(self._unedited([row for _, row in some]), found[kind]) for kind, some in terms.items()
-        }
-
-    def _run(self, terms: Mapping[str, _Rows], edits: Sequence[_Edit]) -> dict[str, list[Tensor]]:
-        """Kind -> logits of its rows, each with its case's edit in force; all in one batch."""
-        pairs = [(kind, place, row) for kind, some in terms.items() for place, row in some]
-        found: dict[str, list[Tensor]] = {kind: [] for kind in terms}
-        if pairs:
-            logits = self.above.run([row for _, _, row in pairs], [edits[place].ops for _, place, _ in pairs])
-            for (kind, _, _), logits_NV in zip(pairs, logits, strict=True):
-                found[kind].append(logits_NV)
-        return found
-
     @torch.no_grad()
     def _unedited(self, rows: Sequence[Row]) -> list[Tensor]:
         """Log-probabilities before any edit; found once for each row."""
@@ -236,14 +242,17 @@ class VEADLesson:
                 self._before[id(row)] = logits_NV.log_softmax(-1)
         return [self._before[id(row)] for row in rows]
 
-    def _mapper(
-        self, layer: int, cases: Sequence[Learned], edits: Sequence[_Edit], drawn: Sequence[Drawn]
-    ) -> dict[str, Tensor]:
+    def _mapper(self, cases: Sequence[Learned], edits: Sequence[_Edit], drawn: Sequence[Drawn]) -> dict[str, Tensor]:
+        """Its losses, each the sum over layers with an adapter."""
         together = list(zip(cases, edits, drawn, strict=True))
         target = [influences(self.above, c.request, one.shown, one.tokens_K, one.noise) for c, _, one in together]
-        shown = [self._gate(layer, edit, one.shown, one.tokens_K) for _, edit, one in together]
-        hidden = [self._gate(layer, edit, one.hidden, one.tokens_K) for _, edit, one in together if one.hidden]
-        return mapper_losses(shown, hidden, target)
+        found: dict[str, list[Tensor]] = {}
+        for layer in self.layers:
+            shown = [self._gate(layer, edit, one.shown, one.tokens_K) for _, edit, one in together]
+            hidden = [self._gate(layer, edit, one.hidden, one.tokens_K) for _, edit, one in together if one.hidden]
+            for name, loss in mapper_losses(shown, hidden, target).items():
+                found.setdefault(name, []).append(loss)
+        return {name: torch.stack(some).sum() for name, some in found.items()}
 
     def _gate(self, layer: int, edit: _Edit, row: Row, tokens_K: Tensor) -> Tensor:
         states_TD = self.above.behind(row, layer)[: len(row.ids_T)]
@@ -266,7 +275,13 @@ class VEADLesson:
     def _edit(self, case: Learned) -> _Edit:
         asked = len(case.request.ids_T) - 1
         adapters: dict[int, Any] = {layer: self.module[str(layer)] for layer in self.layers}
-        return _Edit({at: one.for_edit(case.signals[at], asked) for at, one in adapters.items()}, self._method.heads)
+        made = {at: one.for_edit(self.signal(case, at), asked) for at, one in adapters.items()}
+        return _Edit(made, self._method.heads)
+
+    def signal(self, case: Learned, layer: int) -> Tensor:
+        """What the adapter at a layer reads of a case's edit: [L, D]."""
+        kept = case.signals.get(layer)
+        return signal(self.above.states(case.request), case.request) if kept is None else kept
 
     def _prepared(self, cases: Sequence[EditCase]) -> list[Learned]:
         chunks = (cases[start : start + _AT_ONCE] for start in range(0, len(cases), _AT_ONCE))
@@ -293,10 +308,26 @@ class VEADLesson:
                 Learned(
                     must={kind: found for kind, found in groups.items() if kind not in method.keeps and found},
                     stay={kind: found for kind, found in groups.items() if kind in method.keeps and found},
-                    signals={layer: signal(self.above.behind(request, layer), request) for layer in self.layers},
+                    signals={at: signal(self.above.behind(request, at), request) for at in self.layers[1:]},
                 )
             )
         return made
+
+
+def _retargeted(cases: Sequence[EditCase], method: VEADTraining) -> list[EditCase]:
+    """Every case, followed by the same with other targets at all that must follow."""
+    answers = sorted({e.answer for c in cases for e in (c.request, *(p.example for p in c.probes)) if e.answer})
+    rng = random.Random(method.seed)
+    made: list[EditCase] = []
+    for case in cases:
+        made.append(case)
+        for answer in rng.sample(answers, min(method.retargets, len(answers))):
+            probes = tuple(
+                replace(probe, example=replace(probe.example, answer=answer)) if probe.kind in method.learns else probe
+                for probe in case.probes
+            )
+            made.append(replace(case, request=replace(case.request, answer=answer), probes=probes))
+    return made
 
 
 def mapper_losses(shown: Sequence[Tensor], hidden: Sequence[Tensor], target: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -313,10 +344,6 @@ def mapper_losses(shown: Sequence[Tensor], hidden: Sequence[Tensor], target: Seq
     if hidden:
         losses["down"] = -(1 - torch.sigmoid(torch.cat(list(hidden))) + _LEAST).log().mean()
     return losses
-
-
-_Rows = list[tuple[int, Row]]
-"""Rows with the place of their case."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,12 +373,6 @@ class _Live:
         positions = visual_T.nonzero().flatten().to(states_TD.device)
         added = attend(states_TD[positions].float(), self.tensors, heads=self.heads)
         return states_TD.index_add(0, positions, added.to(states_TD.dtype))
-
-
-def _by_kind(cases: Sequence[Mapping[str, Sequence[Row]]]) -> dict[str, _Rows]:
-    """Kind -> its rows of all cases."""
-    kinds = dict.fromkeys(kind for case in cases for kind in case)
-    return {kind: [(place, row) for place, case in enumerate(cases) for row in case.get(kind, ())] for kind in kinds}
 
 
 def _cross_entropy(logits: Sequence[Tensor], rows: Sequence[Row]) -> Tensor:

@@ -103,6 +103,10 @@ class Above:
         states_TD[~visual_T] = kept.words_KD
         return states_TD
 
+    def alike(self, one: Row, other: Row) -> bool:
+        """Whether the states of two rows' visual tokens are the same."""
+        return self._kept[id(one)].visual_SD is self._kept[id(other)].visual_SD
+
     def run(self, rows: Sequence[Row], ops: Sequence[Sequence[StateOperation]]) -> list[Tensor]:
         """Every row's logits at the positions that predict its target, [N, vocabulary], in one batch.
 
