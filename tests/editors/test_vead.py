@@ -16,6 +16,7 @@ from vlmend.editors.vead_training import VEADLesson, VEADTraining, mapper_losses
 from vlmend.edits.functions import FunctionOp
 from vlmend.edits.routes import RouteOp
 from vlmend.errors import EditError, EditFormatError, PartsError, RunError, UnknownNameError
+from vlmend.models.above import Above
 
 TINY = VEADTraining(
     layers=[1, 2], width=16, heads=4, gate_width=16, samples=4, steps=4, check_every=2, batch=2, held_out=0.3, lr=1e-2
@@ -164,6 +165,21 @@ def test_above_gives_what_the_whole_model_gives(vlm, cases):
     found = lesson.above.run([rows[place] for place in order], [()] * len(rows))
     for place, logits_NV in zip(order, found, strict=True):
         torch.testing.assert_close(logits_NV, whole[place], atol=1e-4, rtol=1e-4)
+
+
+def test_a_common_beginning_is_run_once(vlm, picture):
+    """Many rows about one picture, in each family: the same states as each by itself."""
+    words = ("what colour is the cup ?", "is there a dog ?", "how many ?")
+    examples = [Example(f"{words[n % 3]} {n} " + "so " * n, picture(1), "red") for n in range(12)]
+    together, alone = Above(vlm, 1), Above(vlm, 1)
+    prepared = vlm.prepare(examples)
+    together.add(prepared)
+    for index, row in enumerate(prepared.rows):
+        alone.add(prepared.take([index]))
+        wanted = alone.states(row)
+        torch.testing.assert_close(together.states(row), wanted, atol=1e-4, rtol=1e-4)
+    few = float(together.size) / sum(len(row.ids_T) + len(row.target_N) for row in prepared.rows)
+    assert few < len(vlm.parts.norm.weight) or not together.alike(*prepared.rows[:2])
 
 
 def _asked(case: EditCase) -> list[Example]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vlmend.errors import PartsError
 from vlmend.models.attention import AttentionCall, attention_modules
-from vlmend.models.batching import of_like_length
+from vlmend.models.batching import about_one_picture, of_like_length
 from vlmend.models.intervene import Plan, StateOperation, acting
 from vlmend.models.prepared import Prepared, Row
 from vlmend.models.trace import capture, reaching, short_circuited
@@ -63,20 +63,37 @@ class Above:
         self._kept: dict[int, _Kept] = {}
         self._pictures: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._blank = Prepared((), {})
+        self._begins_once: bool | None = None  # whether a common beginning can be run once; not known yet
 
     @torch.no_grad()
     def add(self, prepared: Prepared) -> None:
         """Run rows up to the layer, and keep what it made of them; their pictures are not needed any more."""
-        rows = {index: row for index, row in enumerate(prepared.rows) if id(row) not in self._kept}
+        fresh = {id(row): index for index, row in enumerate(prepared.rows) if id(row) not in self._kept}
+        rows = {index: prepared.rows[index] for index in fresh.values()}
+        for some in about_one_picture(rows, self._vlm.batch_rows) if self._begins_once is not False else ():
+            part = prepared.take(some)
+            found = self._vlm.states_from_one_picture(part, self.layer)
+            if self._begins_once is None:  # the first time it is compared with a whole run
+                self._begins_once = found is not None and all(map(_same, self._whole(part), found))
+            if found is None or not self._begins_once:
+                break
+            for index, row, states_TD in zip(some, part.rows, found, strict=True):
+                self._keep(row, states_TD)
+                del rows[index]
         for some in of_like_length(rows, self._vlm.batch_rows):
             part = prepared.take(some)
-            (states_BTD,) = states_behind(self._vlm, [self.layer], partial(self._vlm.logits, part, 1))
-            for row, states_TD in zip(part.rows, states_BTD, strict=True):
-                self._keep(row, states_TD[len(states_TD) - len(row.ids_T) - len(row.target_N) :])
+            for row, states_TD in zip(part.rows, self._whole(part), strict=True):
+                self._keep(row, states_TD)
         blank = self._vlm.blank(prepared)
         self._blank.pictures.update(blank.pictures)
         self._blank.features.encoded.update(blank.features.encoded)
         self._blank.features.state = blank.features.state
+
+    def _whole(self, part: Prepared) -> list[Tensor]:
+        """The states of rows that are run whole, in one batch."""
+        (states_BTD,) = states_behind(self._vlm, [self.layer], partial(self._vlm.logits, part, 1))
+        lengths = [len(row.ids_T) + len(row.target_N) for row in part.rows]
+        return [states_TD[-length:] for states_TD, length in zip(states_BTD, lengths, strict=True)]
 
     def _keep(self, row: Row, states_TD: Tensor) -> None:
         visual_T = _visual(row).to(states_TD.device)

@@ -19,9 +19,9 @@ from transformers import DynamicCache
 
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Row
-from vlmend.models.trace import reaching
+from vlmend.models.trace import capture, reaching
 
-__all__ = ["beginning", "run_in_two"]
+__all__ = ["beginning", "run_in_two", "states_in_two"]
 
 _OURS = ("use_cache", "past_key_values", "return_dict", "input_ids", "output_attentions", "output_hidden_states")
 
@@ -38,6 +38,33 @@ def beginning(rows: Sequence[Row]) -> int:
     same_T = torch.stack([row.ids_T[:length] == first.ids_T[:length] for row in rows]).all(0)
     count = int(same_T.long().cumprod(0).sum())
     return count if count > int(first.visual_T.nonzero().max()) else 0
+
+
+def states_in_two(
+    parts: Parts, rows: Sequence[Row], count: int, run: Callable[[], Any], layer: int
+) -> list[Tensor] | None:
+    """Every row's states behind a layer, prompt and target, [T, D]; nothing above the layer is run.
+
+    The arguments are those of `run_in_two`, and ``None`` means the same.
+    """
+    with reaching(parts.decoder) as calls:
+        run()
+    args, arguments = calls[0]
+    cut = None if args else _cut(arguments, int(rows[0].visual_T.sum()), count)
+    if cut is None:
+        return None
+    cache = DynamicCache()
+    following = (*parts.layers, parts.norm)[layer + 1]
+    found: list[Tensor] = []
+    for part in cut:
+        with capture({"layer": parts.layers[layer]}) as outputs, reaching(following):
+            parts.decoder(**part, past_key_values=cache, use_cache=True)
+        found.append(outputs[0].output)
+        if part is cut[0]:
+            cache.batch_repeat_interleave(len(rows))
+    (before_TD,), after_BTD = found
+    lengths = [len(row.ids_T) + len(row.target_N) - count for row in rows]
+    return [torch.cat([before_TD, after_BTD[index, :length]]) for index, length in enumerate(lengths)]
 
 
 def run_in_two(parts: Parts, rows: Sequence[Row], count: int, run: Callable[[], Any]) -> list[Tensor] | None:

@@ -22,7 +22,7 @@ from vlmend.models.batching import about_one_picture, of_like_length
 from vlmend.models.feed import feeder_of
 from vlmend.models.intervene import Plan, acting, check, first_stage, plan
 from vlmend.models.parts import Parts
-from vlmend.models.prefix import beginning, run_in_two
+from vlmend.models.prefix import beginning, run_in_two, states_in_two
 from vlmend.models.prepared import Asked, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
@@ -242,6 +242,13 @@ class VLM:
         """Logits of the last ``keep`` positions of rows with their answers, in one batch that is padded on the left:
         [B, keep, vocabulary]. The model is run as it is called, with the weights and hooks of now."""
         return self._feeder.logits(self._preparer.batch(prepared.rows, with_targets=True), prepared, keep)
+
+    def states_from_one_picture(self, prepared: Prepared, layer: int) -> list[Tensor] | None:
+        """The states behind a layer, [T, D] each, of rows with their answers that begin alike up to behind their
+        picture (`about_one_picture`); the beginning is run once. ``None`` where this model cannot be run so."""
+        batch = self._preparer.batch(prepared.rows, with_targets=True, left=False)
+        stopped = partial(self._feeder.logits, batch, prepared, 1)
+        return states_in_two(self.parts, prepared.rows, beginning(prepared.rows), stopped, layer)
 
     def blank(self, prepared: Prepared) -> Prepared:
         """The same rows with their pictures' shapes alone, for runs in which what pictures show is known further up."""
