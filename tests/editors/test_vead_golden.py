@@ -53,7 +53,7 @@ class Golden:
     said: dict[str, Any]
 
     def weights(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        return {
+        return {"unit": torch.tensor(1.0, dtype=dtype)} | {
             f"{mine}.{kind}": self.numbers[f"adapter.{theirs}.{kind}"].to(dtype)
             for theirs, mine in NAMES.items()
             for kind in ("weight", "bias")
@@ -154,7 +154,7 @@ def row_of(vlm: VLM, golden: Golden, name: str, pictures: dict[str, dict[str, Te
 def test_states_behind_the_edit_layer(golden: Golden, step: Step) -> None:
     wanted, mask = golden.numbers["train.edit_signal"], golden.numbers["train.edit_mask"]
     for i, case in enumerate(step.cases):
-        close(step.lesson.signal(case, LAYER), wanted[i][mask[i] > 0])
+        close(step.lesson.signal(case, LAYER)[0], wanted[i][mask[i] > 0])
 
 
 def test_pictures_are_kept_once(step: Step) -> None:

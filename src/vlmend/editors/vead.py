@@ -39,7 +39,10 @@ from vlmend.models.above import states_behind
 from vlmend.models.prepared import Row
 from vlmend.models.vlm import VLM
 
-__all__ = ["VEAD", "adapters_of", "check_pictures_asked", "signal"]
+__all__ = ["VEAD", "Reads", "adapters_of", "check_pictures_asked", "signal"]
+
+Reads = Literal["all", "words"]
+"""What an adapter reads of an edit: all of picture, prompt and answer (as published), or prompt and answer alone."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class VEAD:
         """
         check_cases(cases)
         check_pictures_asked(cases)
-        adapters = self._adapters(vlm)
+        adapters, reads = self._adapters(vlm)
         own = self.pictures == "own" or (self.pictures == "auto" and len(cases) > 1)
         ops: list[Op] = []
         for case in cases:
@@ -82,19 +85,20 @@ class VEAD:
             if not states:
                 raise EditError(f"an edit in force answers case '{case.id}' without asking the model")
             made = [
-                _operation(layer, adapter, signal(states_1TD[0], row), row)
+                _operation(layer, adapter, states_1TD[0], row, reads)
                 for (layer, adapter), states_1TD in zip(adapters.items(), states, strict=True)
             ]
             ops += [RouteOp(Key(picture=row.content), tuple(made))] if own else made
         return edit_of(self, vlm, cases, ops)
 
-    def _adapters(self, vlm: VLM) -> Mapping[int, Adapter]:
+    def _adapters(self, vlm: VLM) -> tuple[Mapping[int, Adapter], Reads]:
         if vlm.fingerprint not in self._loaded:
-            self._loaded[vlm.fingerprint] = adapters_of(trained_for(self.name, vlm, self.weights))
+            trained = trained_for(self.name, vlm, self.weights)
+            self._loaded[vlm.fingerprint] = adapters_of(trained), trained.facts["reads"]
         return self._loaded[vlm.fingerprint]
 
     @cached_property
-    def _loaded(self) -> dict[str, Mapping[int, Adapter]]:
+    def _loaded(self) -> dict[str, tuple[Mapping[int, Adapter], Reads]]:
         """Adapters that were read, by the fingerprint of their model: its edits share their tensors."""
         return {}
 
@@ -124,14 +128,19 @@ def adapters_of(trained: Trained) -> Mapping[int, Adapter]:
         raise EditFormatError(f"the weights for '{trained.editor}' are no adapter's: {error}") from error
 
 
-def signal(states_TD: Tensor, row: Row) -> Tensor:
-    """What an adapter reads of an edit, out of the states of its row: picture, prompt and answer, [L, D]."""
-    return states_TD[: len(row.ids_T) + row.answer_length]
+def signal(states_TD: Tensor, row: Row, reads: Reads) -> tuple[Tensor, int]:
+    """What an adapter reads of an edit, out of its row's states, [L, D]; and which of it is the last prompt token."""
+    end = len(row.ids_T) + row.answer_length
+    if reads == "all":
+        return states_TD[:end], len(row.ids_T) - 1
+    words_T = ~torch.cat([row.visual_T, row.visual_T.new_zeros(row.answer_length)]).to(states_TD.device)
+    return states_TD[:end][words_T], int((~row.visual_T).sum()) - 1
 
 
-def _operation(layer: int, adapter: Adapter, signal_LD: Tensor, row: Row) -> FunctionOp:
-    adapter.to(signal_LD.device)
-    tensors = adapter.for_edit(signal_LD, len(row.ids_T) - 1)
+def _operation(layer: int, adapter: Adapter, states_TD: Tensor, row: Row, reads: Reads) -> FunctionOp:
+    adapter.to(states_TD.device)
+    signal_LD, asked = signal(states_TD, row, reads)
+    tensors = adapter.for_edit(signal_LD, asked)
     return FunctionOp(layer, signal_LD.shape[-1], "attend", tensors, {"heads": adapter.heads})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,16 +24,22 @@ class Adapter(nn.Module):
 
     Its parameters are named as `vlmend.edits.attend` names them; in the paper's terms ``enter`` and ``leave`` are the
     MLPs at its beginning and end, and all of ``gate`` is the Influence Mapper. It begins as one that adds nothing.
+    ``leave`` is held in units of the size of a state's entries, which differs between models by orders of magnitude:
+    a step of training then moves states as far in one as in another.
 
     Args:
         dim: width of the states, D.
         width: of queries, keys and values, M.
         heads: into which these are split, and D for the gate.
         gate_width: inner width of the mapper's maps; 0 for an adapter without a gate.
+        unit: root mean square of the states' entries.
     """
 
-    def __init__(self, dim: int, width: int, heads: int, gate_width: int) -> None:
+    unit: Tensor
+
+    def __init__(self, dim: int, width: int, heads: int, gate_width: int, unit: float = 1.0) -> None:
         super().__init__()
+        self.register_buffer("unit", torch.tensor(unit))
         self.heads = heads
         self.norm, self.edit_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.enter, self.query = nn.Linear(dim, width), nn.Linear(width, width)
@@ -59,6 +66,7 @@ class Adapter(nn.Module):
             name: x for name, x in self.named_parameters() if name.split(".")[0] not in _OF_THE_EDIT
         }
         made = shared | {"key": self.key(normed_LD), "value": self.value(normed_LD)}
+        made |= {name: shared[name] * self.unit for name in ("leave.weight", "leave.bias")}
         if self.gated:
             asked_D = self.gate_edit_norm(states_LD[asked])
             opened_D = self.gate_edit_out(functional.relu(self.gate_edit_in(asked_D))) + asked_D

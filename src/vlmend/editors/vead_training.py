@@ -36,7 +36,7 @@ from torch.nn import functional
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, EditCase
 from vlmend.editors.influence import influences
 from vlmend.editors.training import Check
-from vlmend.editors.vead import check_pictures_asked, signal
+from vlmend.editors.vead import Reads, check_pictures_asked, signal
 from vlmend.editors.vead_adapter import Adapter
 from vlmend.edits.attend import attend, gate_logits
 from vlmend.errors import EditError
@@ -62,9 +62,12 @@ class VEADTraining:
         heads: of an adapter; they divide its width and the model's.
         gate_width: inner width of the Influence Mapper; 0 for none.
         learns: kinds of probes that must give the target, beside the request.
+        drawn: learn one row of a case in each step, the request's or one of these, instead of all of them.
         keeps: kinds of probes whose answers must stay.
         keep_weight: of their divergence.
-        retargets: how many targets beside its own each case is learnt with, drawn from all answers in the cases.
+        reads: what the adapter reads of an edit; "all" as published. Words alone are learnt from fewer cases.
+        retargets: how many targets beside its own each case is learnt with, drawn from the answers in the cases that
+            are about as long.
         mapper_weight: of the mapper's losses.
         samples: visual tokens that these look at in a step.
         draws: of the noise on each.
@@ -80,8 +83,10 @@ class VEADTraining:
     heads: int = 8
     gate_width: int = 1024
     learns: tuple[str, ...] = (TEXT_GENERALITY, IMAGE_GENERALITY)
+    drawn: bool = False
     keeps: tuple[str, ...] = (IMAGE_LOCALITY,)
     keep_weight: float = 1.0
+    reads: Reads = "all"
     retargets: int = 0
     mapper_weight: float = 0.1
     samples: int = 24
@@ -114,12 +119,12 @@ class Learned:
     Attributes:
         must: kind -> rows that must give their targets; the request's first.
         stay: kind -> rows whose answers must stay.
-        signals: for layers above the lowest adapter's, what the adapter there reads of the edit, [L, D].
+        states: of the request's row, behind the layers with an adapter above the lowest, [T, D].
     """
 
     must: Mapping[str, Sequence[Row]]
     stay: Mapping[str, Sequence[Row]]
-    signals: Mapping[int, Tensor]
+    states: Mapping[int, Tensor]
 
     @property
     def request(self) -> Row:
@@ -161,14 +166,15 @@ class VEADLesson:
             raise EditError(
                 f"{method.heads} heads do not divide the adapter's width {method.width} and the model's {dim}"
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(method.seed)
-            made = {str(at): Adapter(dim, method.width, method.heads, method.gate_width) for at in self.layers}
-        self.module = nn.ModuleDict(made).to(vlm.device)
         self.above = Above(vlm, self.layers[0])
         self._before: dict[int, Tensor] = {}
         self.learned = self._prepared(_retargeted(learned, method))
         self.held = self._prepared(held)
+        sizes = (method.width, method.heads, method.gate_width)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(method.seed)
+            made = {str(at): Adapter(dim, *sizes, unit=self._unit(at)) for at in self.layers}
+        self.module = nn.ModuleDict(made).to(vlm.device)
 
     @property
     def count(self) -> int:
@@ -177,8 +183,8 @@ class VEADLesson:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The layers, and the heads of each adapter."""
-        return {"layers": list(self.layers), "heads": self._method.heads}
+        """The layers, the heads of each adapter, and what these read."""
+        return {"layers": list(self.layers), "heads": self._method.heads, "reads": self._method.reads}
 
     def loss(self, chosen: Sequence[int], draw: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
         """The paper's loss of some cases."""
@@ -192,8 +198,9 @@ class VEADLesson:
         must = [
             (kind, place, row)
             for kind in dict.fromkeys(kind for case in cases for kind in case.must)
-            for place, case in enumerate(cases)
+            for place, (case, one) in enumerate(zip(cases, drawn, strict=True))
             for row in case.must.get(kind, ())
+            if not method.drawn or row is one.shown
         ]
         stay = [(_STAY, place, one.hidden) for place, one in enumerate(drawn) if one.hidden is not None]
         found = self.above.run(
@@ -254,6 +261,12 @@ class VEADLesson:
                 found.setdefault(name, []).append(loss)
         return {name: torch.stack(some).sum() for name, some in found.items()}
 
+    def _unit(self, layer: int) -> float:
+        """Root mean square of the entries of some visual states behind a layer."""
+        rows = [case.request for case in self.learned[:_AT_ONCE]]
+        states = [self.above.behind(row, layer)[: len(row.ids_T)][row.visual_T.to(self._vlm.device)] for row in rows]
+        return float(torch.cat(states).float().square().mean().sqrt()) if states else 1.0
+
     def _gate(self, layer: int, edit: _Edit, row: Row, tokens_K: Tensor) -> Tensor:
         states_TD = self.above.behind(row, layer)[: len(row.ids_T)]
         states_KD = states_TD[row.visual_T.to(states_TD.device)][tokens_K.to(states_TD.device)].float()
@@ -273,15 +286,14 @@ class VEADLesson:
         return Drawn(shown, hidden, tokens_K, noise)
 
     def _edit(self, case: Learned) -> _Edit:
-        asked = len(case.request.ids_T) - 1
         adapters: dict[int, Any] = {layer: self.module[str(layer)] for layer in self.layers}
-        made = {at: one.for_edit(self.signal(case, at), asked) for at, one in adapters.items()}
+        made = {at: one.for_edit(*self.signal(case, at)) for at, one in adapters.items()}
         return _Edit(made, self._method.heads)
 
-    def signal(self, case: Learned, layer: int) -> Tensor:
-        """What the adapter at a layer reads of a case's edit: [L, D]."""
-        kept = case.signals.get(layer)
-        return signal(self.above.states(case.request), case.request) if kept is None else kept
+    def signal(self, case: Learned, layer: int) -> tuple[Tensor, int]:
+        """What the adapter at a layer reads of a case's edit, [L, D], and which of it is the last prompt token."""
+        states_TD = case.states[layer] if layer in case.states else self.above.states(case.request)
+        return signal(states_TD, case.request, self._method.reads)
 
     def _prepared(self, cases: Sequence[EditCase]) -> list[Learned]:
         chunks = (cases[start : start + _AT_ONCE] for start in range(0, len(cases), _AT_ONCE))
@@ -308,7 +320,7 @@ class VEADLesson:
                 Learned(
                     must={kind: found for kind, found in groups.items() if kind not in method.keeps and found},
                     stay={kind: found for kind, found in groups.items() if kind in method.keeps and found},
-                    signals={at: signal(self.above.behind(request, at), request) for at in self.layers[1:]},
+                    states={at: self.above.behind(request, at) for at in self.layers[1:]},
                 )
             )
         return made
@@ -321,13 +333,20 @@ def _retargeted(cases: Sequence[EditCase], method: VEADTraining) -> list[EditCas
     made: list[EditCase] = []
     for case in cases:
         made.append(case)
-        for answer in rng.sample(answers, min(method.retargets, len(answers))):
+        others = [answer for answer in answers if _like_length(answer, case.request.answer or "")]
+        for answer in rng.sample(others, min(method.retargets, len(others))):
             probes = tuple(
                 replace(probe, example=replace(probe.example, answer=answer)) if probe.kind in method.learns else probe
                 for probe in case.probes
             )
             made.append(replace(case, request=replace(case.request, answer=answer), probes=probes))
     return made
+
+
+def _like_length(one: str, other: str) -> bool:
+    """Whether two answers differ, by less than half in their number of words."""
+    short, long = sorted(len(text.split()) for text in (one, other))
+    return one != other and long < 2 * short
 
 
 def mapper_losses(shown: Sequence[Tensor], hidden: Sequence[Tensor], target: Sequence[Tensor]) -> dict[str, Tensor]:
