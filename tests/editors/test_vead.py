@@ -261,3 +261,19 @@ def test_routes_hold_functions(llava, cases, acting):
     (again,) = unpacked(*packed(edit.ops))
     assert isinstance(again, RouteOp)
     assert again.inner[0].fields() == edit.ops[0].inner[0].fields()
+
+
+def test_the_last_layer_is_run_for_the_last_positions_alone(vlm, cases):
+    """In each family: what comes behind its attention sees no more positions than are wanted."""
+    from vlmend.models.trace import capture
+
+    above = Above(vlm, 1)
+    prepared = vlm.prepare([case.request for case in cases])
+    above.add(prepared)
+    above.run(prepared.rows, [()] * 3)
+    with capture({"norm": vlm.parts.norm}) as calls:
+        found = above.run(prepared.rows, [()] * 3)
+    keep = max(len(row.target_N) for row in prepared.rows) + 1
+    assert calls[-1].output.shape[1] == keep
+    for mine, whole in zip(found, vlm.run(prepared).rows, strict=True):
+        torch.testing.assert_close(mine, whole.logits_NV, atol=1e-4, rtol=1e-4)

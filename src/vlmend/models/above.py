@@ -23,6 +23,7 @@ from torch import Tensor
 from vlmend.errors import PartsError
 from vlmend.models.attention import AttentionCall, attention_modules
 from vlmend.models.batching import about_one_picture, of_like_length
+from vlmend.models.ending import ending
 from vlmend.models.intervene import Plan, StateOperation, acting
 from vlmend.models.prepared import Prepared, Row
 from vlmend.models.trace import capture, reaching, short_circuited
@@ -63,6 +64,7 @@ class Above:
         self._kept: dict[int, _Kept] = {}
         self._pictures: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._blank = Prepared((), {})
+        self._ends_alone: bool | None = None  # whether the last layer can be run for the last positions; not known yet
         self._begins_once: bool | None = None  # whether a common beginning can be run once; not known yet
 
     @torch.no_grad()
@@ -133,7 +135,13 @@ class Above:
         """
         count = max(len(row.target_N) for row in rows) + 1
         plans = [Plan(states=tuple(some)) for some in ops]
-        with self._begun(rows), acting(self._vlm.parts, rows, plans, with_targets=True):
+        if self._ends_alone is None:  # the first time it is compared with a whole run
+            self._ends_alone = self._checked_end(rows[:1], len(rows[0].target_N) + 1)
+        with ExitStack() as stack:
+            stack.enter_context(self._begun(rows))
+            stack.enter_context(acting(self._vlm.parts, rows, plans, with_targets=True))
+            if self._ends_alone:
+                stack.enter_context(ending(self._vlm.parts, count))
             logits_BKV = self._logits(rows, count)
         return [
             logits_KV[count - 1 - len(row.target_N) : count - 1].float()
@@ -160,6 +168,14 @@ class Above:
         with self._begun([row]), capture({"layer": self._vlm.parts.layers[layer]}) as calls:
             self._logits([row], 1)
         return calls[0].output[0]
+
+    @torch.no_grad()
+    def _checked_end(self, rows: Sequence[Row], keep: int) -> bool:
+        """Whether a last layer that is run for the last positions alone gives the same."""
+        with self._begun(rows):
+            whole_BKV = self._logits(rows, keep)
+            with ending(self._vlm.parts, keep):
+                return _same(whole_BKV, self._logits(rows, keep))
 
     def _logits(self, rows: Sequence[Row], keep: int) -> Tensor:
         return self._vlm.logits(replace(self._blank, rows=tuple(rows)), keep)

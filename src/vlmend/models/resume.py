@@ -24,7 +24,7 @@ from vlmend.models.parts import Parts
 from vlmend.models.prepared import Row
 from vlmend.models.trace import Call, capture, short_circuited
 
-__all__ = ["Below", "record"]
+__all__ = ["Below", "last_of", "record"]
 
 _TOLERANCE = 1e-4
 
@@ -70,7 +70,7 @@ class Below:
                     states_BTD = states_BTD[:, -only:]
                     attention = parts.attention(index)
                     assert attention is not None
-                    stack.enter_context(short_circuited(attention, _last(self.attended, only)))
+                    stack.enter_context(short_circuited(attention, last_of(self.attended, only)))
                 states_BTD = parts.layers[index](states_BTD, *arguments, **named)
             if index in self.added:
                 states_BTD = states_BTD + self.added[index][:, -states_BTD.shape[1] :]
@@ -145,7 +145,7 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return float((one.float() - other.float()).abs().max()) <= _TOLERANCE * scale
 
 
-def _last(attended: Any, count: int) -> Any:
+def last_of(attended: Any, count: int) -> Any:
     """An attention's result for the last positions: the tensor itself, or the first of several results."""
     if isinstance(attended, Tensor):
         return attended[:, -count:]

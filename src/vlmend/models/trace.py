@@ -13,6 +13,7 @@ __all__ = [
     "Call",
     "added",
     "altered",
+    "called_through",
     "capture",
     "first_tensor",
     "hooked",
@@ -173,6 +174,21 @@ def short_circuited(module: nn.Module, output: Any) -> Generator[None, None, Non
     """Within the block the module computes nothing and returns ``output``; its hooks are called as ever."""
     own = module.__dict__.get("forward")  # an instance may have one, put there by others
     module.forward = lambda *_args, **_named: output
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+
+
+@contextmanager
+def called_through(module: nn.Module, way: Callable[..., Any]) -> Generator[None, None, None]:
+    """Within the block a call of the module is ``way(forward, *args, **kwargs)``, with its own ``forward``."""
+    own = module.__dict__.get("forward")
+    forward = module.forward
+    module.forward = lambda *args, **named: way(forward, *args, **named)
     try:
         yield
     finally:
