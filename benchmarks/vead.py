@@ -33,7 +33,7 @@ from vlmend.editors.vead import VEAD
 from vlmend.editors.vead_training import VEADLesson, VEADTraining
 from vlmend.evaluation.kinds import kind_of
 
-BATCH, LAYER, REPEATS = 4, 6, 2
+BATCH, LAYER, REPEATS = 4, 6, 3
 METHOD = VEADTraining(layers=[LAYER], batch=BATCH, samples=24, draws=1)
 """Edit layer 6 of 12, influences in layers 7 to 11, adapter and mapper 1024 wide, 24 tokens: 5.25 M parameters."""
 
