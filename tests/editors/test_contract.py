@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import assert_untouched, hooks_of, weights_of
+from conftest import CORE, FAMILIES, assert_untouched, hooks_of, weights_of
 from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor
 from vlmend.editors.base import CONTROLS, EDITORS, Editor, editor_class
 from vlmend.edits.routes import RouteOp
@@ -53,6 +53,21 @@ def test_fit_mends_and_leaves_the_model_alone(method, vlm, cases):
     assert [request.case for request in edit.requests] == [case.id]
     assert edit.requests[0].target == case.request.answer
     assert target_nll(vlm, case, edit) < 0.5 * target_nll(vlm, case, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted({*FAMILIES} - {*CORE}))
+def test_every_other_family(method, family, tiny, cases):
+    """What the quick tests promise on a few families, on the rest: mended, left alone, said in free generation."""
+    vlm = tiny(family)
+    before = weights_of(vlm)
+    case = cases[0]
+    edit = method.fit(vlm, [case])
+    prepared = vlm.prepare([case.request])
+    said = vlm.generate(prepared, edit, max_new_tokens=4)
+    assert_untouched(vlm, before)
+    assert target_nll(vlm, case, edit) < 0.5 * target_nll(vlm, case, None)
+    assert said != vlm.generate(prepared, max_new_tokens=4)
 
 
 def test_undo_is_bit_exact(method, llava, cases):

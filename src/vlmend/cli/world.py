@@ -33,9 +33,10 @@ def sample(
 ) -> None:
     """Draw a sheet of scenes: natural, counter to the prior, uniform, flags; in both looks."""
     with replying(as_json) as reply:
+        from vlmend.models.pictures import save_picture
         from vlmend.world.sheet import sheet
 
-        sheet(seed, columns).save(out)
+        save_picture(sheet(seed, columns), out)
         reply.line(str(out))
         reply.document = {"picture": str(out), "seed": seed}
 

@@ -108,8 +108,9 @@ def edit_of(editor: Editor, vlm: VLM, cases: Sequence[EditCase], ops: Sequence[O
 
 
 def _request(case: EditCase) -> EditRequest:
-    image = str(case.request.image) if isinstance(case.request.image, Path) else None
-    return EditRequest(case.id, case.request.question, case.request.answer or "", case.rejected, image)
+    asked = case.request
+    files = tuple(str(picture) if isinstance(picture, Path) else "" for picture in asked.pictures)
+    return EditRequest(case.id, asked.question, asked.answer or "", case.rejected, files)
 
 
 def _jsonable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,13 +24,14 @@ _LIBRARIES = ("vlmend", "torch", "transformers")
 
 @dataclass(frozen=True, slots=True)
 class EditRequest:
-    """What an edit was asked to do: the case, its question, its target, what the model said, and the picture's file."""
+    """What an edit was asked to do: the case, its question, its target, what the model said, and its pictures' files
+    ("" for a picture that was never a file)."""
 
     case: str
     question: str
     target: str
     rejected: str | None = None
-    image: str | None = None
+    images: tuple[str, ...] = ()
 
 
 def library_versions() -> dict[str, str]:

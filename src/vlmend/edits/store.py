@@ -22,7 +22,7 @@ from vlmend.errors import EditError, EditFormatError
 
 __all__ = ["FORMAT", "load", "save"]
 
-FORMAT = 2
+FORMAT = 3
 _JSON, _TENSORS = "edit.json", "edit.safetensors"
 
 
@@ -67,7 +67,7 @@ def load(folder: Path | str) -> Edit:
         edit = Edit(
             base=about["base"],
             ops=unpacked(about["ops"], tensors),
-            requests=tuple(EditRequest(**request) for request in about["requests"]),
+            requests=tuple(_request(**request) for request in about["requests"]),
             method=about["method"],
             settings=about["settings"],
             model=about["model"],
@@ -84,6 +84,10 @@ def load(folder: Path | str) -> Edit:
     if edit.id != about["id"]:
         raise EditFormatError(f"{folder} is damaged: its tensors are not those it was saved with")
     return edit
+
+
+def _request(images: list[str], **asked: Any) -> EditRequest:
+    return EditRequest(images=tuple(images), **asked)
 
 
 def _replaceable(folder: Path) -> bool:

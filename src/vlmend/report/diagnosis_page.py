@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlmend.models.pictures import open_picture
+from vlmend.models.pictures import open_picture, save_picture
 from vlmend.report import figures, pictures
 from vlmend.report.diagnosis_figures import modules_figure, share_figure
 from vlmend.report.overlay import overlay
 from vlmend.report.page import asset, page
 from vlmend.report.words import printable
+from vlmend.runs import whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,15 +102,19 @@ def fill(folder: Path, diagnosis: Diagnosis, shown: list[Sheet], facts: Mapping[
 
     Returns:
         The path of the page.
+
+    Raises:
+        WriteError: a file cannot be written; the file before it, if any, is still there.
     """
     place = folder / "figures"
     for name, figure in _figures(diagnosis, figures.LIGHT).items():
         for ending in ("png", "svg"):
             figures.save(figure, place / f"{name}.{ending}")
     for sheet in shown:
-        sheet.image.save(place / sheet.name)
+        save_picture(sheet.image, place / sheet.name)
     path = folder / "diagnosis.html"
-    path.write_text(render(diagnosis, shown, facts, command), encoding="utf-8")
+    with whole(path) as part:
+        part.write_text(render(diagnosis, shown, facts, command), encoding="utf-8")
     return path
 
 

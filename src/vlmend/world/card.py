@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vlmend.errors import DataError
 from vlmend.evaluation.stats import Estimate
+from vlmend.runs import whole
 from vlmend.world.entities import countries
 from vlmend.world.exam import GATES
 from vlmend.world.plots import draw_layers, draw_noise
@@ -90,5 +91,6 @@ def write_card(folder: Path, examined: Examined, second: Examined | None = None)
         unseen=sum(not c.seen for c in countries()),
     )
     card = folder / "README.md"
-    card.write_text(text, encoding="utf-8")
+    with whole(card) as part:
+        part.write_text(text, encoding="utf-8")
     return card
