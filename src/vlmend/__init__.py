@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlmend.editors.base import Editor, editor
     from vlmend.editors.ft import FT
     from vlmend.editors.lora import LoRA
+    from vlmend.editors.t_patcher import TPatcher
     from vlmend.editors.visual_delta import VisualDelta
     from vlmend.edits.edit import Edit
     from vlmend.edits.ops import WeightOp
@@ -39,6 +40,7 @@ __all__ = [
     "LoRA",
     "Probe",
     "Proof",
+    "TPatcher",
     "Target",
     "VisualDelta",
     "VlmendError",
@@ -55,6 +57,7 @@ __all__ = [
 _HOME = {
     "Attribution": "vlmend.attribution.result",
     "FT": "vlmend.editors.ft",
+    "TPatcher": "vlmend.editors.t_patcher",
     "Target": "vlmend.attribution.target",
     "VLM": "vlmend.models.vlm",
     "Edit": "vlmend.edits.edit",

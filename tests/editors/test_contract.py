@@ -11,6 +11,7 @@ import torch
 from conftest import CORE, FAMILIES, assert_untouched, hooks_of, weights_of
 from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor
 from vlmend.editors.base import CONTROLS, EDITORS, Editor, editor_class
+from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.routes import RouteOp
 from vlmend.edits.states import StateOp
 from vlmend.errors import EditError, UnknownNameError
@@ -19,6 +20,7 @@ from vlmend.errors import EditError, UnknownNameError
 QUICK: dict[str, dict[str, Any]] = {
     "ft": {"steps": 20, "lr": 5e-3},
     "lora": {"lr": 2e-2},
+    "t-patcher": {"memory_weight": 0.1, "lr": 0.05},
     "visual-delta": {"layers": [0, 1, 2], "size": 6.0, "lr": 0.5, "steps": 120, "keep_weight": 0.0},
 }
 
@@ -99,6 +101,8 @@ def randomised(op: Any, maker: torch.Generator) -> Any:
         return WeightOp.deltas({name: noise_like(op.fold(name, zero), maker) for name, zero in zeros.items()})
     if isinstance(op, StateOp):
         return StateOp(op.layer, op.places, noise_like(op.delta_SD, maker))
+    if isinstance(op, NeuronOp):
+        return NeuronOp(op.layer, *(noise_like(one, maker) for one in (op.keys_PD, op.bias_P, op.values_PD)))
     assert isinstance(op, RouteOp)
     return RouteOp(op.key, tuple(randomised(one, maker) for one in op.ops))
 

@@ -19,6 +19,7 @@ __all__ = ["CONTROLS", "EDITORS", "Editor", "check_cases", "edit_of", "editor", 
 EDITORS = {
     "ft": "vlmend.editors.ft:FT",
     "lora": "vlmend.editors.lora:LoRA",
+    "t-patcher": "vlmend.editors.t_patcher:TPatcher",
     "visual-delta": "vlmend.editors.visual_delta:VisualDelta",
 }
 """Name -> where its class is; loaded when it is asked for."""
