@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vlmend.editors.lora import LoRA
     from vlmend.editors.t_patcher import TPatcher
     from vlmend.editors.visual_delta import VisualDelta
+    from vlmend.editors.visual_exemplar import VisualExemplar
     from vlmend.edits.edit import Edit
     from vlmend.edits.ops import WeightOp
     from vlmend.errors import VlmendError
@@ -43,6 +44,7 @@ __all__ = [
     "TPatcher",
     "Target",
     "VisualDelta",
+    "VisualExemplar",
     "VlmendError",
     "WeightOp",
     "__version__",
@@ -68,6 +70,7 @@ _HOME = {
     "Probe": "vlmend.data.records",
     "Proof": "vlmend.evaluation.editing",
     "VisualDelta": "vlmend.editors.visual_delta",
+    "VisualExemplar": "vlmend.editors.visual_exemplar",
     "VlmendError": "vlmend.errors",
     "WeightOp": "vlmend.edits.ops",
     "compare": "vlmend.evaluation.editing",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import CORE, FAMILIES, assert_untouched, hooks_of, weights_of
+from conftest import CORE, FAMILIES, assert_untouched, hooks_of, left_alone, weights_of
 from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor
 from vlmend.editors.base import CONTROLS, EDITORS, Editor, editor_class
 from vlmend.edits.neurons import NeuronOp
@@ -22,12 +22,26 @@ QUICK: dict[str, dict[str, Any]] = {
     "lora": {"lr": 2e-2},
     "t-patcher": {"memory_weight": 0.1, "lr": 0.05},
     "visual-delta": {"layers": [0, 1, 2], "size": 6.0, "lr": 0.5, "steps": 120, "keep_weight": 0.0},
+    "visual-exemplar": {"layers": 0},
 }
+# Editors that take something from what a model answers rightly: a random one knows nothing (see `taught`).
+TAUGHT = ("visual-exemplar",)
 
 
 @pytest.fixture(params=sorted(EDITORS))
-def method(request) -> Editor:
-    return editor(request.param, **QUICK.get(request.param, {}))
+def method(request, exemplars_file) -> Editor:
+    given = {"exemplars": str(exemplars_file)} if request.param in TAUGHT else {}
+    return editor(request.param, **QUICK.get(request.param, {}), **given)
+
+
+@pytest.fixture(params=CORE)
+def vlm(request, method, tiny, taught):
+    yield from left_alone((taught if method.name in TAUGHT else tiny)(request.param))
+
+
+@pytest.fixture
+def llava(method, tiny, taught):
+    yield from left_alone((taught if method.name in TAUGHT else tiny)("llava"))
 
 
 def target_nll(vlm: VLM, case: EditCase, edit: Edit | None) -> float:

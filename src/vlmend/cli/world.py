@@ -162,6 +162,23 @@ def build(
 
 
 @app.command()
+def exemplars(
+    out: OutOption = Path("runs/exemplars"),
+    n: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1200,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write pictures with questions and right answers, to be exemplars for the editor visual-exemplar."""
+    with replying(as_json) as reply:
+        from vlmend.world.exemplars import write
+
+        with working("Drawing"):
+            path = write(out, n, seed)
+        reply.line(str(path))
+        reply.document = {"cases": str(path), "pictures": n, "seed": seed}
+
+
+@app.command()
 def dose(
     out: OutOption = Path("runs/dose"),
     model: Annotated[str, typer.Option(help="The model whose image encoder the small models share.")] = "demo",

@@ -21,6 +21,7 @@ EDITORS = {
     "lora": "vlmend.editors.lora:LoRA",
     "t-patcher": "vlmend.editors.t_patcher:TPatcher",
     "visual-delta": "vlmend.editors.visual_delta:VisualDelta",
+    "visual-exemplar": "vlmend.editors.visual_exemplar:VisualExemplar",
 }
 """Name -> where its class is; loaded when it is asked for."""
 
