@@ -6,7 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import FAMILIES, left_alone
 from vlmend import Example, VisualExemplar
+from vlmend.data.formats import plain
 from vlmend.editors import visual_exemplar
 from vlmend.editors.visual_exemplar import _states, _Way
 from vlmend.edits.states import StateOp
@@ -108,6 +110,25 @@ def test_only_what_is_answered_rightly_is_an_exemplar(llava, knowing, cases, exe
     left = replace(method, missing="leave").fit(llava, cases[:1])
     assert not left.ops
     assert [request.case for request in left.requests] == ["case-0"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_every_family(family, tiny, cases, picture, tmp_path):
+    """The target is what a random model says of another picture; a whole blend hands on that one's states."""
+    for vlm in left_alone(tiny(family)):
+        (tmp_path / "pictures").mkdir()
+        picture(200).save(tmp_path / "pictures" / "other.png")
+        asked = replace(cases[0].request, image=tmp_path / "pictures" / "other.png", aliases=())
+        other = replace(asked, answer=vlm.answer(asked.image, asked.question))
+        case = replace(cases[0], request=replace(other, image=cases[0].request.image), probes=())
+        plain.write([replace(case, request=other)], tmp_path / "pool.jsonl")
+        method = VisualExemplar(exemplars=str(tmp_path / "pool.jsonl"), layers=0, shares=(1.0,), halvings=0)
+        (op,) = method.fit(vlm, [case]).ops[0].inner
+        now_SD, other_SD = (
+            _states(vlm, vlm.prepare([one]), [0], ops)[0] for one, ops in ((case.request, [op]), (other, []))
+        )
+        torch.testing.assert_close(now_SD, other_SD, atol=1e-4, rtol=1e-4)
+        assert float(op.delta_SD.abs().max()) > 1e-2
 
 
 def test_refusals(llava, cases, method, tmp_path):

@@ -27,7 +27,7 @@ class NeuronOp(Op):
 
     That is what P more neurons beside its own do, whatever these are: a gated feed-forward part has no place for them
     among its weights, and a plain one of another size is no longer the checkpoint's. Where every K x + b is negative
-    nothing is added, bit for bit.
+    nothing is added, bit for bit. Where the layer has a norm behind its feed-forward part, that bounds what they do.
 
     Attributes:
         layer: index of the decoder layer.
