@@ -5,7 +5,7 @@ of VisEdit. A patch is a neuron beside those of the last decoder layer's feed-fo
 part, it adds relu(q k + b) v, with a key k [D], a bias b and a value v [D]. For every token of the target that the
 model does not predict (the one that closes the answer is among them) there is one, whose q_e is the input where that
 token is predicted; it begins at k = q_e / |q_e|^2 and b = 0, where its activation is 1, and v = 0. With M [N, D],
-inputs that do not concern the request, and z(q) = q k + b, the patches minimise (section 4.2, its names)
+inputs that do not concern the request, and z(q) = q k + b, the patches minimise
 
     L   = l_e + activation_weight * l_a + memory_weight * (l_m1 + l_m2)
     l_e = mean negative log-likelihood of the target, as in `ft`
@@ -13,9 +13,10 @@ inputs that do not concern the request, and z(q) = q k + b, the patches minimise
     l_m1 = mean of the largest exp(z(q_m) - beta), q_m in M           it is not elsewhere: z(q_m) <= beta
     l_m2 = mean of the largest exp(z(q_m) - z(q_e) + gamma)           and far from it: z(q_m) <= z(q_e) - gamma
 
-Weights and margins are those of the authors' code. Steps and learning rate are not; nor are the values at the start,
-which are random there, nor the activation, there the model's own: with relu a patch that is not active adds nothing,
-bit for bit.
+Losses, their weights and margins are as in the authors' code (github.com/ZeroYuHuang/Transformer-Patcher). Steps and
+learning rate are not, nor how many of the largest count (there 1000 of a far larger memory; 5 patches in l_a), nor the
+values at the start, which are random there, nor the activation, there the model's own: with relu a patch that is not
+active adds nothing, bit for bit.
 
 M must not come from what the edit will be measured on. The paper's comes from a model's training data; here it is made
 of the model's own answers to neutral questions, without a picture and about the request's own, and to words drawn at
