@@ -96,8 +96,10 @@ def check_cases(cases: Sequence[EditCase]) -> None:
             raise EditError(f"case '{case.id}' has no target: its answer is empty")
 
 
-def edit_of(editor: Editor, vlm: VLM, cases: Sequence[EditCase], ops: Sequence[Op]) -> Edit:
-    """The edit that an editor made for these cases on this model."""
+def edit_of(
+    editor: Editor, vlm: VLM, cases: Sequence[EditCase], ops: Sequence[Op], chosen: Mapping[str, Any] | None = None
+) -> Edit:
+    """The edit that an editor made for these cases on this model; ``chosen``: what it chose itself, and why."""
     return Edit(
         base=vlm.fingerprint,
         ops=tuple(ops),
@@ -106,6 +108,7 @@ def edit_of(editor: Editor, vlm: VLM, cases: Sequence[EditCase], ops: Sequence[O
         settings=_jsonable(settings_of(editor)),
         model=vlm.name,
         fitted_on=vlm.active_edits,
+        chosen=dict(chosen or {}),
     )
 
 

@@ -53,6 +53,7 @@ class Edit:
         method, settings: what made it, and with which hyper-parameters.
         model: the name that its model was loaded as.
         fitted_on: ids of the edits that were in force when it was made.
+        chosen: what the method chose itself where its settings say "auto", and why, as plain JSON values.
         proof: the scores measured when it was made, as plain JSON values.
         versions: of the libraries that made it.
     """
@@ -64,6 +65,7 @@ class Edit:
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     model: str = ""
     fitted_on: tuple[str, ...] = ()
+    chosen: Mapping[str, Any] = field(default_factory=dict[str, Any])
     proof: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=library_versions)
 
@@ -96,6 +98,7 @@ class Edit:
             requests=self.requests + other.requests,
             method=self.method if self.method == other.method else f"{self.method}+{other.method}",
             settings=self.settings if self.settings == other.settings else {},
+            chosen=self.chosen if self.chosen == other.chosen else {},
             fitted_on=tuple(dict.fromkeys((*self.fitted_on, *other.fitted_on))),
             proof=None,
         )

@@ -72,6 +72,7 @@ def load(folder: Path | str) -> Edit:
             settings=about["settings"],
             model=about["model"],
             fitted_on=tuple(about["fitted_on"]),
+            chosen=about.get("chosen", {}),
             proof=about["proof"],
             versions=about["versions"],
         )
@@ -102,6 +103,7 @@ def _plain(edit: Edit, ops: list[dict[str, Any]]) -> dict[str, Any]:
         "model": edit.model,
         "method": edit.method,
         "settings": dict(edit.settings),
+        "chosen": dict(edit.chosen),
         "requests": [asdict(request) for request in edit.requests],
         "fitted_on": list(edit.fitted_on),
         "ops": ops,
