@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vlmend.cli.arguments import ModelArgument, load_model
 from vlmend.cli.console import JsonFlag, replying, working
+from vlmend.cli.world_attribution import attribution
 
 if TYPE_CHECKING:
     from vlmend.evaluation.stats import Estimate
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="The demo world: pictures, models trained on it, benchmarks of their errors.", no_args_is_help=True
 )
+app.command()(attribution)
 
 OutOption = Annotated[Path, typer.Option(help="The folder to write to.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
