@@ -87,7 +87,9 @@ def best_layers(vlm: VLM, trial: Trial) -> dict[str, int]:
 def _hits(vlm: VLM, shown: Sequence[Shown], ways: Sequence[Way]) -> dict[tuple[str, bool], list[float]]:
     """For each way, and for the chance of it, whether its map hits; by its name and whether its middle must."""
     hits: dict[tuple[str, bool], list[float]] = {}
-    settings = {way.method: {**SETTINGS[way.method], "layers": [way.layer]} for way in ways if way.method != RAW}
+    settings: dict[str, dict[str, Any]] = {
+        way.method: {**SETTINGS[way.method], "layers": [way.layer]} for way in ways if way.method != RAW
+    }
     settings[RAW] = dict(SETTINGS[RAW])
     for one in shown:
         found = {method: attribute(vlm, one.example, method, **some) for method, some in settings.items()}
