@@ -13,6 +13,7 @@ from vlmend.world.attribution.asking import Finding, Trial
 from vlmend.world.attribution.causes import causes
 from vlmend.world.attribution.editing import editing
 from vlmend.world.attribution.pointing import pointing
+from vlmend.world.attribution.randomised import randomised
 from vlmend.world.attribution.taking import taking
 
 __all__ = ["SECTIONS", "Finding", "Trial", "tried"]
@@ -21,6 +22,7 @@ Section = Callable[[VLM, Trial], list[Finding]]
 
 SECTIONS: dict[str, Section] = {
     "pointing": pointing,
+    "weights": randomised,
     "removal": taking,
     "agreement": agreement,
     "errors": causes,

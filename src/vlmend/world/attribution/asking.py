@@ -57,10 +57,17 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A question about one thing, which of its kind is alone, and where it is: mask bool [height, width]."""
+    """A question about one thing, which of its kind is alone, and where it is.
+
+    Attributes:
+        example: the question.
+        mask: the thing's pixels, bool [height, width].
+        other: those of another thing of the scene, drawn at random; ``None`` where it is the only one.
+    """
 
     example: Example
     mask: np.ndarray
+    other: np.ndarray | None = None
 
 
 def about_one_thing(n: int, seed: int) -> list[Shown]:
@@ -75,5 +82,8 @@ def about_one_thing(n: int, seed: int) -> list[Shown]:
             continue
         index = next(i for i, one in enumerate(scene.things) if one.kind == thing)
         picture = render(scene, Style(rng.getrandbits(48)))
-        made.append(Shown(Example(question.put(rng), picture.image(), question.answer), picture.mask == index + 1))
+        example = Example(question.put(rng), picture.image(), question.answer)
+        others = [i for i in range(len(scene.things)) if i != index and (picture.mask == i + 1).any()]
+        other = picture.mask == others[len(made) % len(others)] + 1 if others else None
+        made.append(Shown(example, picture.mask == index + 1, other))
     return made

@@ -4,6 +4,7 @@ the default layers."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vlmend.editors.base import editor
 from vlmend.evaluation.editing import compare
 from vlmend.evaluation.faithfulness import rank_correlation
 from vlmend.evaluation.proof import Proof
+from vlmend.evaluation.protocols import DEFAULT
 from vlmend.evaluation.stats import bootstrap, paired
 from vlmend.models.vlm import VLM
 from vlmend.world.attribution.asking import Finding, Trial
@@ -26,6 +28,8 @@ __all__ = ["editing"]
 
 _EDITORS: dict[str, dict[str, Any]] = {"ft": {"lr": 3e-3}, "visual-delta": {"keep_weight": 0.0, "steps": 20}}
 """Settings for a small model; visual-delta's are shortened, the same for every layer."""
+
+_FORCED = replace(DEFAULT, name="forced", free=False)  # no free answers: there are many edits to measure
 
 _SCORES = ("decomposition", "contributions", "patching, picture", "patching, last")
 
@@ -44,7 +48,9 @@ def editing(vlm: VLM, trial: Trial) -> list[Finding]:
     for name, settings in _EDITORS.items():
         made = [editor(name, layers=[layer], **settings) for layer in layers]
         made += [editor(name, **settings), editor(name, layers="auto", **settings)]
-        *alone, default, auto = [_success(one, cases) for one in compare(vlm, made, cases, max_new_tokens=0)]
+        *alone, default, auto = [
+            _success(one, cases) for one in compare(vlm, made, cases, protocol=_FORCED, max_new_tokens=0)
+        ]
         out += [Finding(f"{name}, layer {layer}", "success", bootstrap(some)) for layer, some in enumerate(alone)]
         out += [Finding(f"{name}, default layers", "success", bootstrap(default))]
         out += [Finding(f"{name}, layers=auto", "success", bootstrap(auto))]

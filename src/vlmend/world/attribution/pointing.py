@@ -1,5 +1,4 @@
-"""The pointing game: whether a map's peak lies on the thing that was asked about; with the model as it is, and with its
-decoder's weights drawn anew."""
+"""The pointing game: whether a map's peak lies on the thing that was asked about."""
 
 from __future__ import annotations
 
@@ -9,12 +8,12 @@ from typing import Any
 
 from vlmend.attribution.base import attribute
 from vlmend.attribution.result import Attribution
-from vlmend.evaluation.faithfulness import pointing_chance, points_at, reinitialised
+from vlmend.evaluation.faithfulness import pointing_chance, points_at
 from vlmend.evaluation.stats import bootstrap, wilson
 from vlmend.models.vlm import VLM
 from vlmend.world.attribution.asking import Finding, Shown, Trial, about_one_thing
 
-__all__ = ["RAW", "SETTINGS", "Way", "best_layers", "pointing", "ways_of"]
+__all__ = ["RAW", "SETTINGS", "Way", "best_layers", "pointing", "settings_of", "ways_of"]
 
 RAW = "raw-attention"
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -52,13 +51,10 @@ def ways_of(vlm: VLM, trial: Trial) -> list[Way]:
 
 
 def pointing(vlm: VLM, trial: Trial) -> list[Finding]:
-    """Hits of every method's map, of pointing at random, and the same with the decoder's weights drawn anew."""
+    """Hits of every method's map, and of pointing at random."""
     ways = ways_of(vlm, trial)
     shown = about_one_thing(trial.n, trial.seed)
     found = _hits(vlm, shown, ways)
-    half = shown[: max(1, trial.n // 2)]
-    with vlm.using(reinitialised(vlm)):
-        anew = _hits(vlm, half, ways)
     out: list[Finding] = []
     for measured, middle in (("hits", False), ("hits with the middle of the peak", True)):
         out += [Finding(way.name, measured, wilson(sum(found[way.name, middle]), trial.n)) for way in ways]
@@ -67,9 +63,7 @@ def pointing(vlm: VLM, trial: Trial) -> list[Finding]:
         for other in (other for other in ways if other.method == RAW):
             gain = [a - b for a, b in zip(found[way.name, False], found[other.name, False], strict=True)]
             out.append(Finding(way.name, f"hits above {other.name}", bootstrap(gain)))
-    return out + [
-        Finding(way.name, "hits, weights anew", wilson(sum(anew[way.name, False]), len(half))) for way in ways
-    ]
+    return out
 
 
 def best_layers(vlm: VLM, trial: Trial) -> dict[str, int]:
@@ -84,13 +78,18 @@ def best_layers(vlm: VLM, trial: Trial) -> dict[str, int]:
     return {method: max(counts, key=lambda layer: (counts[layer], -layer)) for method, counts in hits.items()}
 
 
-def _hits(vlm: VLM, shown: Sequence[Shown], ways: Sequence[Way]) -> dict[tuple[str, bool], list[float]]:
-    """For each way, and for the chance of it, whether its map hits; by its name and whether its middle must."""
-    hits: dict[tuple[str, bool], list[float]] = {}
+def settings_of(ways: Sequence[Way]) -> dict[str, dict[str, Any]]:
+    """What each method is called with, so that it makes the maps of these ways and, where it can, no others."""
     settings: dict[str, dict[str, Any]] = {
         way.method: {**SETTINGS[way.method], "layers": [way.layer]} for way in ways if way.method != RAW
     }
-    settings[RAW] = dict(SETTINGS[RAW])
+    return settings | {RAW: dict(SETTINGS[RAW])}
+
+
+def _hits(vlm: VLM, shown: Sequence[Shown], ways: Sequence[Way]) -> dict[tuple[str, bool], list[float]]:
+    """For each way, and for the chance of it, whether its map hits; by its name and whether its middle must."""
+    hits: dict[tuple[str, bool], list[float]] = {}
+    settings = settings_of(ways)
     for one in shown:
         found = {method: attribute(vlm, one.example, method, **some) for method, some in settings.items()}
         for middle in (False, True):

@@ -7,7 +7,7 @@ from vlmend.evaluation.faithfulness import Removal, at_random, removal
 from vlmend.evaluation.stats import bootstrap
 from vlmend.models.vlm import VLM
 from vlmend.world.attribution.asking import Finding, Trial, about_one_thing
-from vlmend.world.attribution.pointing import SETTINGS, ways_of
+from vlmend.world.attribution.pointing import settings_of, ways_of
 
 __all__ = ["taking"]
 
@@ -19,10 +19,11 @@ _RANDOM = "random order"
 def taking(vlm: VLM, trial: Trial) -> list[Finding]:
     """Areas under the answer's probability, of each method's map and of places in random order."""
     ways = ways_of(vlm, trial)
+    settings = settings_of(ways)
     areas: dict[str, list[Removal]] = {}
     for index, one in enumerate(about_one_thing(max(1, trial.n // _SHARE), trial.seed + 2)):
         answer = vlm.generate(vlm.prepare([one.example]), max_new_tokens=16)[0]
-        found = {method: attribute(vlm, one.example, method, **some) for method, some in SETTINGS.items()}
+        found = {method: attribute(vlm, one.example, method, **some) for method, some in settings.items()}
         maps = {way.name: way.pick(found[way.method]) for way in ways}
         maps[_RANDOM] = at_random(next(iter(maps.values())), seed=index)
         for name, heat in maps.items():
