@@ -70,10 +70,10 @@ def test_what_passes_where(demo: VLM, shown: list[Shown]) -> None:
     one = shown[0]
     found = attribute(demo, one.example, "patching", Target(one.example.answer, token=0))
     whole = found.rest["clean"] - found.rest["corrupted"]
-    assert whole > 0.5
+    assert whole > 0.25
     top = len(demo.parts.layers) - 1
     assert float(found.at(layer=0, group="picture").scores) == pytest.approx(whole, rel=0.01)
     assert float(found.at(layer=top, group="last").scores) > 0.5 * whole
     assert float(found.at(layer=top, group="picture").scores) < 0.5 * whole
     lost = attribute(demo, one.example, "knockout", Target(one.example.answer, token=0), window=99, layers=[0])
-    assert float(lost.at(layer=0, group="words").scores) > 0.5
+    assert float(lost.at(layer=0, group="words").scores) > 0.5 * whole
