@@ -52,7 +52,7 @@ def test_begins_at_the_norm(vlm: VLM, examples):
     whole = vlm.run(prepared).rows
     for _ in range(2):
         for mine, row in zip(vlm.run(prepared, first=2 * last).rows, whole, strict=True):
-            torch.testing.assert_close(mine.logits_NV, row.logits_NV, atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(mine.logits_NV, row.logits_NV, atol=1e-5, rtol=1e-4)
 
 
 def test_gradients_are_those_of_the_whole_run(vlm: VLM, examples):

@@ -46,7 +46,8 @@ def takes_the_likeliest(model: Any) -> bool:
     settings (`min_new_tokens`, forbidden words, ...) are."""
     own = model.generation_config.to_diff_dict()
     others = {name for name, value in own.items() if value is not None and value is not False}
-    return type(model).generate is GenerationMixin.generate and others <= {*GREEDY, *_HARMLESS}
+    usual: Any = GenerationMixin
+    return type(model).generate is usual.generate and others <= {*GREEDY, *_HARMLESS}
 
 
 @dataclass(frozen=True)
