@@ -1,7 +1,8 @@
 """The evaluator of edits: what they change, what follows from that, and what they should leave alone.
 
 Case by case, so that all editors share what does not depend on them: the probes in padded batches, their pictures
-encoded once, what the model does before an edit, and the layers below the first that an edit acts on.
+encoded once, what the model does before an edit, and what comes before the last layer's feed-forward part, for edits
+that act only from there on.
 """
 
 from __future__ import annotations
