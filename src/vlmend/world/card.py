@@ -80,9 +80,7 @@ def write_card(folder: Path, examined: Examined, second: Examined | None = None)
     draw_layers(estimates, folder / "layers.png")
     environment = Environment(loader=PackageLoader("vlmend.world"), undefined=StrictUndefined, trim_blocks=True)
     shown = {gate.name for gate in GATES}
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = environment.get_template("card.md.j2").render(
-        vocabulary=config["text_config"]["vocab_size"],
         gates=GATES,
         rest=[name for name in estimates if name not in shown],
         examined=examined,
