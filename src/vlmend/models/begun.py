@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlmend.models.batching import by_beginning, of_like_length, worth_sharing
 from vlmend.models.feed import Feeder
-from vlmend.models.intervene import Plan, acting
+from vlmend.models.intervene import NeuronOperation, Plan, acting
 from vlmend.models.parts import Parts
 from vlmend.models.prefix import Beginnings, begin, beginning, name_of, stump
 from vlmend.models.prepared import Prepared, Preparer, Row
@@ -145,13 +145,17 @@ class Begun:
         known: dict[int, Below] = {}
         for index, row in rows.items():
             below: Below | None = prepared.below.get((stage, id(row)))
-            if below is not None and below.state == state and not plans[index].states:
+            neurons_alone = all(isinstance(op, NeuronOperation) for op in plans[index].states)  # they need no places
+            if below is not None and below.state == state and neurons_alone:
                 known[index] = below
         found: dict[int, Tensor] = {}
         for some in of_like_length({index: rows[index] for index in known}, most):
             together = joined([known[index] for index in some])
             count = together.entering_BTD.shape[1]
-            for index, logits_KV in zip(some, together.logits(self._parts, count), strict=True):
+            acts = [plans[index] for index in some]
+            with acting(self._parts, together.rows, acts, with_targets=True):
+                logits_BKV = together.logits(self._parts, count)
+            for index, logits_KV in zip(some, logits_BKV, strict=True):
                 found[index] = logits_KV[count - 1 - len(rows[index].target_N) : count - 1]
         return found
 
