@@ -179,6 +179,8 @@ class VisualDelta:
 class _Shift:
     """Vectors that are being fitted, in units of ``scale``; the states have a mean norm of ``length`` units."""
 
+    reads_question: ClassVar[bool] = False
+
     layer: int
     places: Tensor
     scaled_SD: Tensor

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,10 @@ class EditRequest:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that an edit's numbers depend on."""
-    return {name: version(name) for name in _LIBRARIES}
+    return {name: _version(name) for name in _LIBRARIES}
+
+
+_version = cache(version)  # it reads files
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,11 @@ __all__ = [
 
 @runtime_checkable
 class StateOperation(Protocol):
-    """Changes what a decoder layer hands on, while the prompt is read."""
+    """Changes what a decoder layer hands on, while the prompt is read.
+
+    One whose ``reads_question`` is false acts at visual tokens alone and depends on nothing behind them, so that
+    prompts which begin alike up to there are changed alike.
+    """
 
     @property
     def layer(self) -> int:
