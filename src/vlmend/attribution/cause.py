@@ -32,7 +32,7 @@ __all__ = ["FIRM", "Cause", "cause_of", "views"]
 
 Kind = Literal["mis-seen", "mis-known"]
 
-FIRM = 0.86
+FIRM = 0.87
 """From this mean probability on an answer is firm. Chosen on the demo world (docs/attribution.md)."""
 
 _NOISE = (8.0, 16.0)  # of 255
