@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from vlmend.editors.base import Editor, editor
     from vlmend.editors.ft import FT
     from vlmend.editors.lora import LoRA
+    from vlmend.editors.t_patcher import TPatcher
     from vlmend.editors.vead import VEAD
     from vlmend.editors.visual_delta import VisualDelta
+    from vlmend.editors.visual_exemplar import VisualExemplar
     from vlmend.edits.edit import Edit
     from vlmend.edits.ops import WeightOp
     from vlmend.errors import VlmendError
@@ -41,8 +43,10 @@ __all__ = [
     "LoRA",
     "Probe",
     "Proof",
+    "TPatcher",
     "Target",
     "VisualDelta",
+    "VisualExemplar",
     "VlmendError",
     "WeightOp",
     "__version__",
@@ -57,6 +61,7 @@ __all__ = [
 _HOME = {
     "Attribution": "vlmend.attribution.result",
     "FT": "vlmend.editors.ft",
+    "TPatcher": "vlmend.editors.t_patcher",
     "Target": "vlmend.attribution.target",
     "VEAD": "vlmend.editors.vead",
     "VLM": "vlmend.models.vlm",
@@ -68,6 +73,7 @@ _HOME = {
     "Probe": "vlmend.data.records",
     "Proof": "vlmend.evaluation.editing",
     "VisualDelta": "vlmend.editors.visual_delta",
+    "VisualExemplar": "vlmend.editors.visual_exemplar",
     "VlmendError": "vlmend.errors",
     "WeightOp": "vlmend.edits.ops",
     "compare": "vlmend.evaluation.editing",

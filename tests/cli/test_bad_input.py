@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import vlmend
 from vlmend import FT, EditCase
 from vlmend.data.formats import mmedit
+from vlmend.errors import WriteError
+from vlmend.world.train.checkpoint import load_state, save_state
+from vlmend.world.train.optim import Pair
 
 QUICK = ("--max-new-tokens", 3)
 ONE_STEP = ("--set", "steps=1")
@@ -276,6 +280,32 @@ def test_disk_full_under_leaks(vlmend_cli: Callable[..., Any], place: Place, fix
         outcome = vlmend_cli("data", "leaks", place.cases, held, "--out", place.out / "clean.jsonl")
     assert outcome.is_a_users_mistake("clean.jsonl", "cannot be written", "too large")
     assert not files(place.out)
+
+
+def test_disk_full_under_sample(vlmend_cli: Callable[..., Any], tmp_path: Path) -> None:
+    drawn = tmp_path / "drawn" / "scenes.jpg"
+    command = ("world", "sample", "--out", drawn, "--columns", 1)
+    with full_disk(500):
+        outcome = vlmend_cli(*command)
+    assert outcome.is_a_users_mistake("scenes.jpg", "cannot be written", "too large")
+    assert not files(tmp_path)
+    assert vlmend_cli(*command).code == 0
+    assert Image.open(drawn).format == "JPEG"
+
+
+def test_disk_full_under_training(tmp_path: Path) -> None:
+    """A checkpoint that cannot be written leaves the one before it, which is read back."""
+    checkpoint = tmp_path / "decoder.pt"
+    model = torch.nn.Linear(40, 40)
+    optimiser = Pair([model.weight], [model.bias], lr=1e-3)
+    save_state(checkpoint, model, optimiser, step=1)
+    weight = model.weight.detach().clone()
+    torch.nn.init.zeros_(model.weight)
+    with full_disk(2000), pytest.raises(WriteError, match=r"decoder\.pt cannot be written: File too large"):
+        save_state(checkpoint, model, optimiser, step=2)
+    assert list(files(tmp_path)) == ["decoder.pt"]
+    assert load_state(checkpoint, model, optimiser) == 1
+    assert torch.equal(model.weight, weight)
 
 
 @pytest.fixture

@@ -46,12 +46,13 @@ def test_a_new_folder_by_default(diagnose: Callable[..., Any], tmp_path: Path, m
 
 def test_json_says_what_the_page_shows(diagnose: Callable[..., Any], tmp_path: Path, tiny: Callable[..., Any]) -> None:
     document = diagnose(
-        "--answer", "three birds", "--layers", "0,-1", "--tokens", 2, "--out", tmp_path / "why", "--json"
+        "--answer", "three birds", "--layers", "0,-1", "--tokens", 2, "--steps", 3, "--out", tmp_path / "why", "--json"
     ).document
     (answer,) = document["answers"]
     assert document["share"]["seen"] == pytest.approx(answer["seen"])
     assert document["share"]["prior"] + document["share"]["picture"] == pytest.approx(1)
     assert set(document["modules"]) == {"decomposition", "contributions"}
+    assert document["cause"]["kind"] in ("mis-seen", "mis-known")
     decomposition = document["modules"]["decomposition"]
     assert decomposition["completeness"]["error"] < 1e-4
     last = len(tiny().parts.layers) - 1

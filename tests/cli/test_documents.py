@@ -62,7 +62,7 @@ def test_there_are_commands_to_check() -> None:
 
 @pytest.mark.parametrize("command", list(shown()))
 def test_commands_and_options_exist(vlmend_cli: Callable[..., Any], command: list[str]) -> None:
-    group = command[:2] if command[0] in ("data", "edits") else command[:1]
+    group = command[:2] if command[0] in ("data", "edits", "world") else command[:1]
     outcome = vlmend_cli(*group, "--help")
     assert outcome.code == 0
     for word in command:

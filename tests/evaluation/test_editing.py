@@ -143,7 +143,7 @@ def test_an_edit_of_early_layers_does_not_cost_the_next_its_beginning(llava, cas
 
 
 def test_answers_are_confirmed_not_decoded(llava, cases, monkeypatch):
-    """An edit that changes nothing needs no generation of its own; one whose answers are new does."""
+    """What a few guesses settle needs no generation, before an edit or with it; long new answers do."""
     asked: list[int] = []
     plain = VLM.replies
 
@@ -154,14 +154,22 @@ def test_answers_are_confirmed_not_decoded(llava, cases, monkeypatch):
     monkeypatch.setattr(VLM, "replies", counted)
     nothing = Edit(llava.fingerprint, ())
     proof = evaluate(llava, nothing, cases[:1], max_new_tokens=SHORT)
-    assert asked == [5, 0]
+    assert not asked
     assert [record.after for record in proof.records] == [record.before for record in proof.records]
+    said = llava.generate(
+        llava.prepare([cases[0].request, *(probe.example for probe in cases[0].probes)]), max_new_tokens=SHORT
+    )
+    assert [record.before for record in proof.records] == said
     asked.clear()
     names = llava.weights.named(llava.parts.modules("last", ["mlp.down"]), matrices_only=True)
     maker = torch.Generator().manual_seed(0)
     loud = {name: torch.randn(one.shape, generator=maker) for name, one in names.items()}
-    evaluate(llava, Edit(llava.fingerprint, (WeightOp.deltas(loud),)), cases[:1], max_new_tokens=SHORT)
-    assert asked[1] > 0
+    edit = Edit(llava.fingerprint, (WeightOp.deltas(loud),))
+    proof = evaluate(llava, edit, cases[:1], max_new_tokens=5 * SHORT)
+    assert sum(asked) > 0
+    with llava.using(edit):
+        then = llava.answer(cases[0].request.image, cases[0].request.question, max_new_tokens=5 * SHORT)
+    assert proof.records[0].after == then
 
 
 def test_without_free_answers(llava, cases, proof):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from vlmend import VLM, Edit, Example, WeightOp
+from vlmend.edits.states import StateOp
 from vlmend.models import batching
 from vlmend.models.prefix import beginning
 from vlmend.models.trace import capture
@@ -40,21 +43,21 @@ def test_outputs_are_those_of_whole_runs(vlm: VLM, examples):
     maker = torch.Generator().manual_seed(0)
     noise = {name: 0.3 * torch.randn(weight.shape, generator=maker) for name, weight in names.items()}
     edit = Edit(vlm.fingerprint, (WeightOp.deltas(noise),))
-    vlm._begins_once = None
+    vlm._begun.holds = None
     prepared = vlm.prepare(examples)
     for given in (None, edit):
         for mine, whole in zip(vlm.run(prepared, given).rows, alone(vlm, examples, given), strict=True):
             torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-5, rtol=1e-4)
-    assert vlm._begins_once is (vlm.model.config.model_type not in WHOLE)
+    assert vlm._begun.holds is (vlm.model.config.model_type not in WHOLE)
 
 
 def test_the_beginning_is_run_once(llava: VLM, examples, monkeypatch):
     prepared = llava.prepare(examples)
     llava.run(prepared)  # compared with whole runs, this once
-    about = prepared.rows[:3]
-    count = beginning(about)
+    about = prepared.rows[:4]  # three have one picture
+    count = beginning(about[0])
     assert count >= 1 + int(about[0].visual_T.sum())
-    assert all(torch.equal(row.ids_T[:count], about[0].ids_T[:count]) for row in about)
+    assert all(beginning(row) == count for row in about)
     shapes = []
     layer = llava.parts.layers[0]
     plain = layer.forward
@@ -62,10 +65,8 @@ def test_the_beginning_is_run_once(llava: VLM, examples, monkeypatch):
         layer, "forward", lambda x, *rest, **named: shapes.append(x.shape[:2]) or plain(x, *rest, **named)
     )
     llava.run(prepared)
-    longest = max(len(row.ids_T) + len(row.target_N) for row in about)
-    assert (1, count) in shapes
-    assert (3, longest - count) in shapes
-    assert sum(rows for rows, _ in shapes) == 1 + len(examples)
+    assert sum(rows for rows, _ in shapes) == 2 + len(examples)
+    assert all(length < len(about[0].ids_T) for _, length in shapes)
     with capture({"layer": layer}) as calls:  # who watches sees whole rows
         llava.run(prepared)
     assert sum(len(call.input) for call in calls) == len(examples)
@@ -94,7 +95,41 @@ def test_a_model_that_makes_more_of_its_states_is_run_whole(llava: VLM, examples
     """Capped logits are noticed when they are first compared."""
     plain = llava._feeder.logits
     monkeypatch.setattr(llava._feeder, "logits", lambda *given: torch.tanh(plain(*given) / 5.0) * 5.0)
-    monkeypatch.setattr(llava, "_begins_once", None)
+    monkeypatch.setattr(llava._begun, "holds", None)
     for row in llava.run(llava.prepare(examples)).rows:
         assert float(row.logits_NV.abs().max()) < 5.0
-    assert llava._begins_once is False
+    assert llava._begun.holds is False
+
+
+def test_states_of_the_picture_are_changed_once(vlm: VLM, examples):
+    """An edit of visual states acts on the beginning; one that reads the question is shown whole prompts."""
+    width = len(vlm.parts.norm.weight)
+    maker = torch.Generator().manual_seed(0)
+    vectors = 2.0 * torch.randn(2, width, generator=maker)
+    blind = StateOp(1, torch.tensor([0, 3]), vectors)
+
+    class Reading(StateOp):
+        reads_question = True
+
+        def change(self, states_TD, visual_T):
+            return states_TD + states_TD[-1]
+
+    for op in (blind, Reading(1, torch.tensor([0, 3]), vectors)):
+        edit = Edit(vlm.fingerprint, (op,))
+        mine = vlm.run(vlm.prepare(examples), edit).rows
+        for one, whole in zip(mine, alone(vlm, examples, edit), strict=True):
+            torch.testing.assert_close(one.logits_NV, whole.logits_NV, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(mine[0].logits_NV, alone(vlm, examples)[0].logits_NV, atol=1e-3)
+
+
+def test_what_was_begun_serves_other_rows_as_long_as_the_weights_stay(vlm: VLM, examples):
+    stage = vlm.last_shared_stage
+    names = vlm.weights.named(vlm.parts.modules([0], ["mlp.down"]), matrices_only=True)
+    low = Edit(vlm.fingerprint, (WeightOp.deltas({name: torch.ones(one.shape) for name, one in names.items()}),))
+    prepared = vlm.prepare(examples)
+    vlm.run(prepared, keep={stage})
+    other = [Example("is there a dog ?", examples[0].image, "a cat"), *examples[1:]]
+    later = replace(vlm.prepare(other), features=prepared.features, below=prepared.below, begun=prepared.begun)
+    for edit in (None, low, None):
+        for mine, whole in zip(vlm.run(later, edit, keep={stage}).rows, alone(vlm, other, edit), strict=True):
+            torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-4, rtol=1e-4)

@@ -52,7 +52,7 @@ def test_begins_at_the_norm(vlm: VLM, examples):
     whole = vlm.run(prepared).rows
     for _ in range(2):
         for mine, row in zip(vlm.run(prepared, first=2 * last).rows, whole, strict=True):
-            torch.testing.assert_close(mine.logits_NV, row.logits_NV, atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(mine.logits_NV, row.logits_NV, atol=1e-5, rtol=1e-4)
 
 
 def test_gradients_are_those_of_the_whole_run(vlm: VLM, examples):
@@ -125,6 +125,7 @@ def test_capped_logits_take_the_whole_way(llava: VLM, examples, monkeypatch):
     """Where norm and head are not all that follows the layers, nothing is started in the middle."""
     plain = llava._feeder.logits
     monkeypatch.setattr(llava._feeder, "logits", lambda *given: torch.tanh(plain(*given) / 5.0) * 5.0)
+    monkeypatch.setattr(llava._begun, "holds", None)
     prepared = llava.prepare(examples)
     for _ in range(2):
         for mine in llava.run(prepared, first=6).rows:
@@ -153,7 +154,7 @@ def test_begins_behind_the_attention(vlm: VLM, examples):
             if layer == count - 1:
                 assert calls[0].input.shape[1] == max(len(row.target_N) for row in prepared.rows) + 1
             for mine, whole in zip(now, vlm.run(fresh, given).rows, strict=True):
-                torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-6, rtol=1e-6)
+                torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-5, rtol=1e-4)
 
 
 def test_one_run_keeps_several_stages(vlm: VLM, examples):

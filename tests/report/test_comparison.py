@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from vlmend.cli.tables import comparison_table
+from vlmend.cli.tables import Comparison
 from vlmend.evaluation.proof import Proof
 from vlmend.report import Report, render
 from vlmend.report.comparison import compared, sections
@@ -32,7 +32,7 @@ def proofs(report: Report) -> tuple[Proof, ...]:
 
 def shown(proofs: tuple[Proof, ...], width: int = 100) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, emoji=False, markup=False).print(comparison_table(proofs))
+    Console(file=out, width=width, emoji=False, markup=False).print(Comparison(proofs))
     return out.getvalue()
 
 
@@ -65,6 +65,15 @@ def test_natural_errors_and_made_up_targets_have_sections(report: Report, proofs
     for title in titles:
         assert title in text
         assert title.replace("'", "&#39;") in page
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_nothing_is_cut_off_at_any_width(proofs: tuple[Proof, ...], width: int) -> None:
+    text = shown(proofs * 3, width)
+    assert "…" not in text
+    assert ("Intervals, gains and costs: in the report" in text) == (width < 150)
+    assert ("[34–100]" in text) == (width > 150)
+    assert all(len(line) <= width for line in text.splitlines())
 
 
 def test_terminal_shows_scores_gains_and_divergence(proofs: tuple[Proof, ...]) -> None:

@@ -21,8 +21,9 @@ from vlmend.attribution.decomposition import Decomposition
 from vlmend.attribution.diagnosis import Diagnosis, Token, Weighed, diagnose
 from vlmend.errors import AttributionError, PartsError
 from vlmend.report.diagnosis_figures import share_figure
-from vlmend.report.diagnosis_page import fill, headline, likely, render, sheets
+from vlmend.report.diagnosis_page import fill, headline, likely, render, sheets, suspicion
 from vlmend.report.overlay import overlay
+from vlmend.report.words import printable
 
 QUESTION = "what colour is the cup ?"
 ANSWER, OTHER = "three birds", "a dog"
@@ -244,6 +245,44 @@ def test_signs_have_colours() -> None:
     assert red[0] > red[2]
     assert blue[2] > blue[0]
     assert abs(none - 90).max() < 40
+
+
+def test_maps_of_one_kind_have_one_scale(found: Diagnosis) -> None:
+    """Of two layers of one attribution the fainter is drawn fainter, and one of rounding is dark and says so."""
+    noise = next(one for one in found.maps[1].attributions if one.method == "perturbation")
+    scores = noise.scores.clone()
+    scores[0], scores[1] = scores[0] / scores[0].max(), 1e-9 * scores[1] / scores[1].max()
+    one = replace(found.maps[1], attributions=(replace(noise, scores=scores),))
+    made = replace(found, maps=(one,))
+    strong, nothing = sheets(made)
+    assert (strong.empty, nothing.empty) == (False, True)
+    assert np.asarray(strong.image).astype(int).sum(-1).max() > np.asarray(nothing.image).astype(int).sum(-1).max()
+    (alone,) = sheets(
+        replace(made, maps=(replace(one, attributions=(replace(noise, scores=0 * scores).at(layer=1),)),))
+    )
+    assert np.array_equal(np.asarray(nothing.image), np.asarray(alone.image)), "as dark as no heat at all"
+    text = Text(render(made, [strong, nothing], {}, "")).text
+    assert text.count("under the noise floor") == 1
+
+
+def test_the_kind_of_error_is_said_in_a_line(found: Diagnosis) -> None:
+    assert found.cause is not None
+    assert found.cause.answer == found.said
+    (line,) = suspicion(found)
+    assert line.startswith(f"If “{printable(found.said)}” is wrong, it is {found.cause.kind}: ")
+    assert line in Text(render(found, sheets(found), {}, "")).text
+    assert suspicion(replace(found, cause=None)) == []
+
+
+def test_more_steps_miss_less(llava: VLM, example: Example) -> None:
+    def missed(steps: int) -> float:
+        whole = diagnose(llava, example, ANSWER, layers=[0], steps=steps, most=1).maps[0].attributions[-1].completeness
+        assert whole is not None
+        return abs(whole.found - whole.expected)
+
+    assert missed(16) < missed(1)
+    with pytest.raises(AttributionError, match="at least one step"):
+        diagnose(llava, example, ANSWER, steps=0)
 
 
 def test_no_heat_at_all_is_drawn() -> None:

@@ -29,6 +29,7 @@ METHODS = {
     "logit-lens": "vlmend.attribution.logit_lens:LogitLens",
     "patching": "vlmend.attribution.patching:Patching",
     "perturbation": "vlmend.attribution.perturbation:Perturbation",
+    "raw-attention": "vlmend.attribution.raw_attention:RawAttention",
 }
 """Name -> where its class is; loaded when it is asked for."""
 

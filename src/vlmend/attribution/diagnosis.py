@@ -3,6 +3,7 @@
 Diagnosis              one question, and the model's own answer
   Weighed              an answer: its tokens' probabilities with the picture and with a grey one
   Map                  heat maps for one token, or for the difference of two answers
+  Cause                which kind of error the model's own answer would be (`cause.py`)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vlmend.attribution.base import Attributor
+from vlmend.attribution.cause import Cause, cause_of
 from vlmend.attribution.contributions import Contributions
 from vlmend.attribution.decomposition import Decomposition
 from vlmend.attribution.integrated_gradients import IntegratedGradients, greyed
@@ -28,7 +30,10 @@ from vlmend.models.parts import LayerSpec
 from vlmend.models.prepared import Asked
 from vlmend.models.vlm import VLM
 
-__all__ = ["LAYERS", "Diagnosis", "Map", "Token", "Weighed", "diagnose"]
+__all__ = ["LAYERS", "STEPS", "Diagnosis", "Map", "Token", "Weighed", "diagnose"]
+
+STEPS = 24
+"""Points on the path of integrated gradients."""
 
 LAYERS = (0.25, 0.5, 0.75)
 """Depths at which noise enters: its maps differ between layers, so that one alone says little."""
@@ -88,6 +93,7 @@ class Diagnosis:
         answers: the answer that is asked after, and the one it is held against, if any.
         modules: scores of layers and modules, one a method.
         maps: one for each token, up to a number of them; the difference of two answers comes first.
+        cause: which kind of error the model's own answer would be if it is wrong; ``None`` where it says nothing.
         notes: what the reader must know: a method that has nothing to say and why, another path taken.
     """
 
@@ -99,6 +105,7 @@ class Diagnosis:
     answers: tuple[Weighed, ...]
     modules: tuple[Attribution, ...]
     maps: tuple[Map, ...]
+    cause: Cause | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -126,6 +133,7 @@ def diagnose(
     against: str | None = None,
     *,
     layers: LayerSpec = LAYERS,
+    steps: int = STEPS,
     most: int = 8,
     max_new_tokens: int = 32,
     on_step: Callable[[], None] = lambda: None,
@@ -142,18 +150,21 @@ def diagnose(
         answer: what to ask after; the model's own answer if it is left out (its next token, if that answer is empty).
         against: another answer: why the one rather than this.
         layers: where noise enters for the heat maps.
+        steps: points on the path of integrated gradients.
         most: heat maps for so many tokens of the answer.
         max_new_tokens: longest answer of the model itself.
         on_step: called after each method and token.
 
     Raises:
-        AttributionError: there is no picture, an answer has no tokens, or both answers are the same.
+        AttributionError: there is no picture, an answer has no tokens, both answers are the same, or no step.
         PartsError: there is no such layer.
         PromptError: the example cannot be turned into this model's input.
     """
     example = asked(example)
     on_patches = layout_of(vlm, example).of == "patches"
     vlm.parts.layer_indices(layers)
+    if steps < 1:
+        raise AttributionError(f"the path of gradients needs at least one step, not {steps}")
     said = vlm.generate(vlm.prepare([example]), max_new_tokens=max_new_tokens)[0]
     target = Target(said or None if answer is None else answer, against)
     if target.answer is not None and target.answer == against:
@@ -177,7 +188,7 @@ def diagnose(
         return tuple(made)
 
     modules = found((Decomposition(), Contributions()), target, "the answer")
-    gradients = IntegratedGradients()
+    gradients = IntegratedGradients(steps=steps)
     methods = (gradients,) if on_patches else (Perturbation(layers=layers), gradients)
     if on_patches:
         notes.append(
@@ -204,6 +215,7 @@ def diagnose(
         answers=answers,
         modules=modules,
         maps=tuple(maps),
+        cause=cause_of(vlm, example, said) if said else None,
         notes=tuple(dict.fromkeys(notes)),
     )
 

@@ -39,6 +39,7 @@ __all__ = ["IntegratedGradients", "greyed"]
 
 _GREY = (128, 128, 128)
 _COARSE = 0.05
+_FLOOR = 1e-4  # nats
 _Run = Callable[[Tensor, bool], Tensor]  # values of a batch of states, with a graph or without
 
 
@@ -128,6 +129,7 @@ class IntegratedGradients:
             axes,
             places=layout.places if self.over == "visual" else (),
             completeness=worst,
+            floor=max(_FLOOR, abs(worst.found - worst.expected)),  # what is not accounted for may be at any place
             notes=tuple(notes),
             details={
                 "completeness": [[one.expected, one.found] for one in whole],

@@ -40,6 +40,7 @@ from vlmend.models.vlm import VLM
 __all__ = ["Perturbation"]
 
 _TOLERANCE = 1e-4
+_FLOORS = {"attention": 2e-6, "target": 1e-4}  # of 1 - cos in float32, and of a log probability in nats
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,18 @@ class Perturbation:
             scores_LP = self._on_target(vlm, cleans, layers, near_PP)
         else:
             scores_LP, notes = self._on_attention(vlm, cleans[0], layers, near_PP)
-        return made(self, vlm, cleans, target, "log_prob", scores_LP, axes, places=layout.places, notes=tuple(notes))
+        return made(
+            self,
+            vlm,
+            cleans,
+            target,
+            "log_prob",
+            scores_LP,
+            axes,
+            places=layout.places,
+            floor=_FLOORS[self.measure],
+            notes=tuple(notes),
+        )
 
     def _draws(self, count: int, states: Tensor) -> Tensor:
         """Noise for each draw and place: [draw, P, D]."""

@@ -102,13 +102,14 @@ def _maps(attribution: Attribution, picture: Picture | None, index: int) -> Figu
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     ground = None if picture is None else open_picture(picture)
     signed = float(attribution.scores.min()) < -_ROUNDING * float(attribution.scores.max())
+    # One scale for all panels, and none that shows rounding at full colour.
+    largest = max(float(attribution.scores.abs().max()), attribution.floor) or 1.0
     for axes, choice in itertools.zip_longest(panels, choices):
         axes.set_axis_off()
         if choice is None:
             continue
         chosen = attribution.at(**choice)
         heat_HW = chosen.heat(index).numpy()
-        largest = float(chosen.scores.abs().max()) or 1.0  # each panel has its own scale: layers are unlike
         if ground is not None:
             axes.imshow(ground)
         axes.imshow(
@@ -118,6 +119,8 @@ def _maps(attribution: Attribution, picture: Picture | None, index: int) -> Figu
             vmax=largest,
             alpha=1.0 if ground is None else 0.55,
         )
-        axes.set_title(", ".join(f"{name} {label}" for name, label in choice.items()), loc="left")
+        title = ", ".join(f"{name} {label}" for name, label in choice.items())
+        nothing = float(chosen.scores.abs().max()) < attribution.floor
+        axes.set_title(f"{title} (nothing)" if nothing else title, loc="left")
     figure.suptitle(_title(attribution))
     return figure

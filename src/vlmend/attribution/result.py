@@ -62,6 +62,7 @@ class Attribution:
         sizes: width and height of each picture, in pixels.
         rest: what belongs to none of the axes, by name.
         completeness: whether scores and rest make up the whole, where the method says so.
+        floor: a score that is smaller than this, by size, is rounding and says nothing.
         notes: what the reader must know: another path taken, something left out.
         details: what else the method found.
     """
@@ -78,6 +79,7 @@ class Attribution:
     sizes: tuple[tuple[int, int], ...] = ()
     rest: dict[str, float] = field(default_factory=dict[str, float])
     completeness: Completeness | None = None
+    floor: float = 0.0
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -200,6 +202,7 @@ class Attribution:
             "scores": self.scores.tolist(),
             "rest": self.rest,
             "completeness": None if whole is None else {**dataclasses.asdict(whole), "error": whole.error},
+            "floor": self.floor,
             "places": [{"picture": p.picture, "box": None if p.box is None else list(p.box)} for p in self.places],
             "sizes": [list(size) for size in self.sizes],
             "notes": list(self.notes),

@@ -23,7 +23,7 @@ from vlmend.cli.arguments import (
 )
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.measuring import described, measure
-from vlmend.cli.tables import comparison_table
+from vlmend.cli.tables import Comparison
 from vlmend.errors import VlmendError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def bench(
             title = f"{len(wanted)} answers of {Path(vlm.name).name}, edited one by one"
             report = described(title, proofs, wanted, cases.name, shlex.join(command))
             path = fill(out, report)
-        reply.say(comparison_table(proofs), *headlines(proofs), "", "Report:")
+        reply.say(Comparison(proofs), *headlines(proofs), "", "Report:")
         reply.line(str(path))
         reply.document = {
             "run": str(out),

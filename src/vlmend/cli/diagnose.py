@@ -39,6 +39,7 @@ def diagnose(
     layers: Annotated[
         str | None, typer.Option(metavar="1,2", help="Layers whose attention noise enters for the heat maps.")
     ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Points on the path of integrated gradients.")] = 24,
     tokens: Annotated[int, typer.Option(min=1, help="Heat maps for so many tokens of the answer.")] = 8,
     max_new_tokens: MaxNewTokensOption = 32,
     as_json: JsonFlag = False,
@@ -49,7 +50,7 @@ def diagnose(
         from vlmend.data.records import Example
         from vlmend.edits.edit import Edit, library_versions, stacked
         from vlmend.models.pictures import open_picture
-        from vlmend.report.diagnosis_page import fill, headline, sheets
+        from vlmend.report.diagnosis_page import fill, headline, sheets, suspicion
 
         where = explained.LAYERS if layers is None else _indices(layers)
         example = Example(question, open_picture(image))
@@ -57,7 +58,7 @@ def diagnose(
         vlm = load_model(model)
         with working("Looking for reasons"), vlm.using(stacked(edits) if edits else None):
             found = explained.diagnose(
-                vlm, example, answer, against, layers=where, most=tokens, max_new_tokens=max_new_tokens
+                vlm, example, answer, against, layers=where, steps=steps, most=tokens, max_new_tokens=max_new_tokens
             )
         folder = out or Path("runs") / f"diagnose-{datetime.now():%Y%m%d-%H%M%S}"
         command = ["vlmend", "diagnose", model, str(image), question]
@@ -65,6 +66,7 @@ def diagnose(
         command += [] if against is None else ["--against", against]
         command += [word for one in edit or () for word in ("--edit", str(one))]
         command += [] if layers is None else ["--layers", layers]
+        command += [] if steps == explained.STEPS else ["--steps", str(steps)]
         facts = {
             "Versions": ", ".join(f"{name} {version}" for name, version in library_versions().items()),
             "When": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -72,7 +74,9 @@ def diagnose(
         with working("Drawing"):
             shown = sheets(found)
             path = fill(folder, found, shown, facts, shlex.join(command))
-        reply.say(_table(found), headline(found), *(f"Note: {note}" for note in found.notes), "", "Page:")
+        reply.say(
+            _table(found), headline(found), *suspicion(found), *(f"Note: {note}" for note in found.notes), "", "Page:"
+        )
         reply.line(str(path))
         reply.document = _document(found, shown, path) | {"image": str(image)}
 
@@ -113,6 +117,7 @@ def _document(found: Diagnosis, shown: Sequence[Sheet], path: Path) -> dict[str,
             "prior": found.prior_share,
             "picture": 1 - found.prior_share,
         },
+        "cause": None if found.cause is None else found.cause.to_json(),
         "modules": {one.method: one.to_json() for one in found.modules},
         "maps": [
             {
@@ -121,6 +126,7 @@ def _document(found: Diagnosis, shown: Sequence[Sheet], path: Path) -> dict[str,
                 "method": sheet.method,
                 "layer": sheet.layer,
                 "largest": sheet.largest,
+                "floor": sheet.floor,
                 "peak": list(sheet.peak),
                 "file": str(path.parent / "figures" / sheet.name),
             }

@@ -53,6 +53,8 @@ def show(folder: FolderArgument, as_json: JsonFlag = False) -> None:
         table = quiet_table(f"Edit {edit.id}", "", "")
         for key in ("method", "model", "base", "fitted_on", "settings", "bytes"):
             table.add_row(key.replace("_", " "), str(about[key]))
+        for what, choice in edit.chosen.items():
+            table.add_row(f"chosen {what}", "; ".join(_reasons(choice)))
         for op in about["operations"]:
             table.add_row("operation", f"{op['kind']}: {op['tensors']}")
         for request in edit.requests:
@@ -170,10 +172,16 @@ def _about(edit: Edit) -> dict[str, Any]:
         "base": edit.base,
         "fitted_on": list(edit.fitted_on),
         "settings": dict(edit.settings),
+        "chosen": dict(edit.chosen),
         "requests": [asdict(request) for request in edit.requests],
         "operations": [{"kind": op.kind, "tensors": _named(op)} for op in edit.ops],
         "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
     }
+
+
+def _reasons(choice: Any) -> list[str]:
+    """Why something was chosen, for all pictures or for each."""
+    return [choice["why"]] if "why" in choice else [one["why"] for one in choice.values()]
 
 
 def _named(op: Any) -> Sequence[str]:

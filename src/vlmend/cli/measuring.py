@@ -101,8 +101,8 @@ def _hash(cases: Sequence[EditCase]) -> str:
 
 
 def _asked(example: Example) -> tuple[str, ...]:
-    picture = example.image.name if isinstance(example.image, Path) else ""
-    return (example.question, example.answer or "", picture, *example.aliases)
+    pictures = [picture.name if isinstance(picture, Path) else "" for picture in example.pictures]
+    return (example.question, example.answer or "", "/".join(pictures), *example.aliases)
 
 
 def described(title: str, proofs: Sequence[Proof], cases: Sequence[EditCase], source: str, command: str) -> Report:

@@ -5,22 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import Console, ConsoleOptions, RenderableType
 
     from vlmend.evaluation.kinds import Kind
     from vlmend.evaluation.proof import Change, Proof, Summary
     from vlmend.report.comparison import Line
     from vlmend.report.content import Report
 
-__all__ = ["cases_table", "comparison_table", "overview_table", "quiet_table", "scores_table"]
+__all__ = ["Comparison", "cases_table", "comparison_table", "overview_table", "quiet_table", "scores_table"]
 
 
 _TERMINAL = ("tf_token_acc", "tf_exact", "free_exact")
 """The ways of measuring that fit a terminal."""
+_NAMES = 20
+"""Columns of text that names of metrics wrap at, at least."""
 
 
 def quiet_table(title: str, *columns: str) -> Table:
@@ -56,7 +61,7 @@ def comparison_table(proofs: Sequence[Proof]) -> Table:
     title = f"{proofs[0].protocol.title}: per cent after the edit"
     table = quiet_table(title, "")
     for column in ("n", "before", *(proof.method for proof in proofs)):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.caption = "[95 % interval]; below it the gain over the unedited model, or KL(before || after) in nats"
     table.caption_justify = "left"
     _add_lines(table, compared([proof.summary for proof in proofs]))
@@ -70,20 +75,46 @@ def comparison_table(proofs: Sequence[Proof]) -> Table:
     return table
 
 
+class Comparison:
+    """`comparison_table` where the terminal is wide enough for it, else `overview_table` and where the rest is."""
+
+    def __init__(self, proofs: Sequence[Proof]) -> None:
+        self.proofs = proofs
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        whole = comparison_table(self.proofs)
+        needed = _width(whole)
+        if needed <= options.max_width:
+            whole.columns[0].min_width = _NAMES
+            yield whole
+        else:
+            yield overview_table(self.proofs)
+            yield Text(f"Intervals, gains and costs: in the report, or here at {needed} columns.\n", "dim")
+
+
+def _width(table: Table) -> int:
+    """The columns that it needs, if only its first may wrap."""
+    numbers = list(table.columns)[1:]
+    widest = (max(cell_len(line) for cell in column.cells for line in str(cell).split("\n")) for column in numbers)
+    return _NAMES + 4 + sum(widest) + 3 * len(numbers)
+
+
 def overview_table(proofs: Sequence[Proof]) -> Table:
-    """The protocol's score after the edit, one line a kind of probe and one column an editor: fits 80 characters."""
+    """The protocol's score after the edit, one line an editor and one column a kind of probe: fits 80 characters."""
     from vlmend.evaluation.kinds import kind_of
     from vlmend.report.words import percent
 
     table = quiet_table(f"{proofs[0].protocol.title}: per cent after the edit", "")
-    table.padding = (0, 1, 0, 0)
-    table.columns[0].no_wrap = True
-    for column in ("n", "base", *(proof.method for proof in proofs)):
-        table.add_column(column, justify="right", no_wrap=True)
-    for kind, summary in proofs[0].summary.items():
-        before = Text(percent(summary.score.before), "dim")
-        after = (percent(proof.summary[kind].score.after) for proof in proofs)
-        table.add_row(kind_of(kind).short, Text(str(summary.n), "dim"), before, *after)
+    first = proofs[0].summary
+    for kind in first:
+        table.add_column(kind_of(kind).short, justify="right", no_wrap=True)
+    table.padding = 0
+    table.add_row(*(Text(word, "dim") for word in ("n", *(str(summary.n) for summary in first.values()))))
+    before = (percent(summary.score.before) for summary in first.values())
+    table.add_row(*(Text(word, "dim") for word in ("before", *before)))
+    for proof in proofs:
+        found = (proof.summary.get(kind) for kind in first)
+        table.add_row(proof.method, *("–" if one is None else percent(one.score.after) for one in found))
     return table
 
 

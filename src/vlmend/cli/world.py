@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vlmend.cli.arguments import ModelArgument, load_model
 from vlmend.cli.console import JsonFlag, replying, working
+from vlmend.cli.world_attribution import attribution
 
 if TYPE_CHECKING:
     from vlmend.evaluation.stats import Estimate
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="The demo world: pictures, models trained on it, benchmarks of their errors.", no_args_is_help=True
 )
+app.command()(attribution)
 
 OutOption = Annotated[Path, typer.Option(help="The folder to write to.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
@@ -33,9 +35,10 @@ def sample(
 ) -> None:
     """Draw a sheet of scenes: natural, counter to the prior, uniform, flags; in both looks."""
     with replying(as_json) as reply:
+        from vlmend.models.pictures import save_picture
         from vlmend.world.sheet import sheet
 
-        sheet(seed, columns).save(out)
+        save_picture(sheet(seed, columns), out)
         reply.line(str(out))
         reply.document = {"picture": str(out), "seed": seed}
 
@@ -158,6 +161,23 @@ def build(
         reply.say(table)
         reply.line(str(out))
         reply.document = document
+
+
+@app.command()
+def exemplars(
+    out: OutOption = Path("runs/exemplars"),
+    n: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1200,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write pictures with questions and right answers, to be exemplars for the editor visual-exemplar."""
+    with replying(as_json) as reply:
+        from vlmend.world.exemplars import write
+
+        with working("Drawing"):
+            path = write(out, n, seed)
+        reply.line(str(path))
+        reply.document = {"cases": str(path), "pictures": n, "seed": seed}
 
 
 @app.command()

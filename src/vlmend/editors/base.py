@@ -19,8 +19,10 @@ __all__ = ["CONTROLS", "EDITORS", "Editor", "check_cases", "edit_of", "editor", 
 EDITORS = {
     "ft": "vlmend.editors.ft:FT",
     "lora": "vlmend.editors.lora:LoRA",
+    "t-patcher": "vlmend.editors.t_patcher:TPatcher",
     "vead": "vlmend.editors.vead:VEAD",
     "visual-delta": "vlmend.editors.visual_delta:VisualDelta",
+    "visual-exemplar": "vlmend.editors.visual_exemplar:VisualExemplar",
 }
 """Name -> where its class is; loaded when it is asked for."""
 
@@ -95,8 +97,10 @@ def check_cases(cases: Sequence[EditCase]) -> None:
             raise EditError(f"case '{case.id}' has no target: its answer is empty")
 
 
-def edit_of(editor: Editor, vlm: VLM, cases: Sequence[EditCase], ops: Sequence[Op]) -> Edit:
-    """The edit that an editor made for these cases on this model."""
+def edit_of(
+    editor: Editor, vlm: VLM, cases: Sequence[EditCase], ops: Sequence[Op], chosen: Mapping[str, Any] | None = None
+) -> Edit:
+    """The edit that an editor made for these cases on this model; ``chosen``: what it chose itself, and why."""
     return Edit(
         base=vlm.fingerprint,
         ops=tuple(ops),
@@ -105,12 +109,14 @@ def edit_of(editor: Editor, vlm: VLM, cases: Sequence[EditCase], ops: Sequence[O
         settings=_jsonable(settings_of(editor)),
         model=vlm.name,
         fitted_on=vlm.active_edits,
+        chosen=dict(chosen or {}),
     )
 
 
 def _request(case: EditCase) -> EditRequest:
-    image = str(case.request.image) if isinstance(case.request.image, Path) else None
-    return EditRequest(case.id, case.request.question, case.request.answer or "", case.rejected, image)
+    asked = case.request
+    files = tuple(str(picture) if isinstance(picture, Path) else "" for picture in asked.pictures)
+    return EditRequest(case.id, asked.question, asked.answer or "", case.rejected, files)
 
 
 def _jsonable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
+from vlmend.editors.choosing import layers_for_weights
 from vlmend.editors.fitting import answer_loss, descend
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import WeightOp
@@ -36,7 +37,7 @@ class FT:
     """Fine-tuning as an editor.
 
     Attributes:
-        layers: which decoder layers ("late", "last", indices or depths).
+        layers: which decoder layers ("late", "last", indices or depths; "auto": chosen by attribution).
         modules: which modules in them, by role ("mlp.down", "attn.out", ...), or "connector", "vision".
         steps: AdamW steps.
         lr: learning rate.
@@ -59,10 +60,12 @@ class FT:
         Raises:
             EditError: there are no cases, a request has no target, or the fit diverges.
             PartsError: the model has no such layers or modules.
+            AttributionError: layers cannot be chosen on this model.
         """
         check_cases(cases)
+        layers, chosen = layers_for_weights(vlm, self.layers, cases, FT.layers)
         prepared = vlm.prepare([case.request for case in cases])
-        names = vlm.weights.named(vlm.parts.modules(self.layers, self.modules), matrices_only=True)
+        names = vlm.weights.named(vlm.parts.modules(layers, self.modules), matrices_only=True)
         first = vlm.weights.stage(names)
         with vlm.weights.borrowed(names) as parameters:
             base = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -75,7 +78,7 @@ class FT:
                 after_step=lambda: self._limit(parameters, base),
             )
             deltas = {name: parameter.detach() - base[name] for name, parameter in parameters.items()}
-        return edit_of(self, vlm, cases, [WeightOp.deltas(deltas)])
+        return edit_of(self, vlm, cases, [WeightOp.deltas(deltas)], chosen)
 
     def _limit(self, parameters: dict[str, nn.Parameter], base: dict[str, Tensor]) -> None:
         if self.norm_limit is None:

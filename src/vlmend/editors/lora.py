@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
+from vlmend.editors.choosing import layers_for_weights
 from vlmend.editors.fitting import answer_loss, descend
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import WeightOp
@@ -32,7 +33,7 @@ class LoRA:
     """Low-rank adaptation as an editor.
 
     Attributes:
-        layers: which decoder layers ("late", "last", indices or depths).
+        layers: which decoder layers ("late", "last", indices or depths; "auto": chosen by attribution).
         modules: which modules in them, by role, or "connector", "vision"; every linear layer within is adapted.
         rank: r.
         alpha: the change is scaled by alpha / r.
@@ -59,10 +60,12 @@ class LoRA:
         Raises:
             EditError: there are no cases, a request has no target, or the fit diverges.
             PartsError: the model has no such layers or modules.
+            AttributionError: layers cannot be chosen on this model.
         """
         check_cases(cases)
+        layers, chosen = layers_for_weights(vlm, self.layers, cases, LoRA.layers)
         prepared = vlm.prepare([case.request for case in cases])
-        linears = vlm.weights.linears(vlm.parts.modules(self.layers, self.modules))
+        linears = vlm.weights.linears(vlm.parts.modules(layers, self.modules))
         first = vlm.weights.stage(linears)
         draw = torch.Generator().manual_seed(self.seed)
         factors = {name: self._factors(linear, draw) for name, linear in linears.items()}
@@ -78,7 +81,7 @@ class LoRA:
             name: (left.detach().to(linears[name].weight.dtype), right.detach().to(linears[name].weight.dtype))
             for name, (left, right) in factors.items()
         }
-        return edit_of(self, vlm, cases, [WeightOp.low_rank(low_rank)])
+        return edit_of(self, vlm, cases, [WeightOp.low_rank(low_rank)], chosen)
 
     def _factors(self, linear: nn.Linear, draw: torch.Generator) -> tuple[Tensor, Tensor]:
         """B and alpha/r A, [out, r] and [r, in]: the edit stores them as they act."""

@@ -18,13 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from vlmend.attribution.localize import Spot, deciding_places
 from vlmend.data.records import EditCase, Example
 from vlmend.editors.base import check_cases, edit_of
+from vlmend.editors.choosing import AUTO, layers_for_states
 from vlmend.editors.fitting import answer_loss, descend
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import Op
@@ -48,9 +50,10 @@ class VisualDelta:
     """Vectors on a picture's visual states as an editor.
 
     Attributes:
-        layers: after which decoder layers (names, indices or depths).
+        layers: after which decoder layers (names, indices or depths; "auto": the one chosen by attribution).
         regions: the parts of the picture whose tokens may change: left, top, right, bottom, as shares of its width and
-            height. A token does if it shows some of one of them. ``None`` for the whole picture.
+            height. A token does if it shows some of one of them. ``None`` for the whole picture; "auto" for the tokens
+            that speak most for what the model says, by attribution, to the first request about the picture.
         size: largest norm of a vector, as a multiple of the mean norm of the states at its layer.
         steps: AdamW steps.
         lr: learning rate, as a multiple of the mean absolute state at the layer.
@@ -63,7 +66,7 @@ class VisualDelta:
     name: ClassVar[str] = "visual-delta"
 
     layers: LayerSpec = 0.3
-    regions: tuple[Region, ...] | None = None
+    regions: tuple[Region, ...] | Literal["auto"] | None = None
     size: float = 0.5
     steps: int = 40
     lr: float = 0.1
@@ -79,6 +82,7 @@ class VisualDelta:
             EditError: there are no cases, a request has no target or no picture, a region is none or shows in no token,
                 or the fit diverges.
             PartsError: the model has no such layers.
+            AttributionError: layers or regions cannot be chosen for a picture.
         """
         check_cases(cases)
         if blind := [case.id for case in cases if case.request.image is None]:
@@ -86,15 +90,23 @@ class VisualDelta:
         by_picture: dict[str, list[Example]] = {}
         for case, row in zip(cases, vlm.prepare([case.request for case in cases]).rows, strict=True):
             by_picture.setdefault(row.content, []).append(case.request)
-        ops = [RouteOp(Key(picture=picture), self._fitted(vlm, asked)) for picture, asked in by_picture.items()]
-        return edit_of(self, vlm, cases, ops)
+        layers, chosen = layers_for_states(vlm, self.layers, cases)
+        spots = {picture: self._spot(vlm, asked[0]) for picture, asked in by_picture.items()}
+        if self.regions == AUTO:
+            chosen["regions"] = {picture: spot.to_json() for picture, spot in spots.items() if spot is not None}
+        ops = [
+            RouteOp(Key(picture=picture), self._fitted(vlm, asked, layers, spots[picture]))
+            for picture, asked in by_picture.items()
+        ]
+        return edit_of(self, vlm, cases, ops, chosen)
 
-    def _fitted(self, vlm: VLM, asked: Sequence[Example]) -> tuple[Op, ...]:
+    def _fitted(self, vlm: VLM, asked: Sequence[Example], layers: LayerSpec, spot: Spot | None) -> tuple[Op, ...]:
         """The operations for one picture."""
         prepared = vlm.prepare(asked)
         kept = self._kept(vlm, asked[0])
         before = [row.logits_NV.log_softmax(-1) for row in vlm.run(kept).rows]
-        shifts = self._shifts(vlm, prepared, self._places(vlm, asked[0], prepared.rows[0]))
+        places = self._places(vlm, asked[0], prepared.rows[0]) if spot is None else torch.tensor(spot.places)
+        shifts = self._shifts(vlm, prepared, vlm.parts.layer_indices(layers), places)
         first = vlm.first_stage(shifts)
 
         def loss_of() -> Tensor:
@@ -123,9 +135,13 @@ class VisualDelta:
         said = vlm.generate(vlm.prepare(asked), max_new_tokens=self.keep_tokens)
         return vlm.prepare([Example(one.question, one.image, answer) for one, answer in zip(asked, said, strict=True)])
 
+    def _spot(self, vlm: VLM, example: Example) -> Spot | None:
+        """The visual tokens that may change, if they are chosen by attribution."""
+        return deciding_places(vlm, example) if self.regions == AUTO else None
+
     def _places(self, vlm: VLM, example: Example, row: Row) -> Tensor:
-        """Which visual tokens may change."""
-        if self.regions is None:
+        """The visual tokens that may change, where they are given."""
+        if self.regions is None or self.regions == AUTO:
             return torch.arange(int(row.visual_T.sum()))
         for region in self.regions:
             left, top, right, bottom = region
@@ -144,9 +160,8 @@ class VisualDelta:
             raise EditError(f"no visual token shows any of the regions {self.regions}")
         return torch.tensor(places)
 
-    def _shifts(self, vlm: VLM, prepared: Prepared, places: Tensor) -> list[_Shift]:
+    def _shifts(self, vlm: VLM, prepared: Prepared, layers: Sequence[int], places: Tensor) -> list[_Shift]:
         """Nothing yet at every chosen layer, in the measure of its states."""
-        layers = vlm.parts.layer_indices(self.layers)
         one = prepared.take([0])
         with capture({str(layer): vlm.parts.layers[layer] for layer in layers}) as calls:
             vlm.run(one)
@@ -163,6 +178,8 @@ class VisualDelta:
 @dataclass(frozen=True, eq=False)
 class _Shift:
     """Vectors that are being fitted, in units of ``scale``; the states have a mean norm of ``length`` units."""
+
+    reads_question: ClassVar[bool] = False
 
     layer: int
     places: Tensor

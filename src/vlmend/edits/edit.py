@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,22 @@ _LIBRARIES = ("vlmend", "torch", "transformers")
 
 @dataclass(frozen=True, slots=True)
 class EditRequest:
-    """What an edit was asked to do: the case, its question, its target, what the model said, and the picture's file."""
+    """What an edit was asked to do: the case, its question, its target, what the model said, and its pictures' files
+    ("" for a picture that was never a file)."""
 
     case: str
     question: str
     target: str
     rejected: str | None = None
-    image: str | None = None
+    images: tuple[str, ...] = ()
 
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that an edit's numbers depend on."""
-    return {name: version(name) for name in _LIBRARIES}
+    return {name: _version(name) for name in _LIBRARIES}
+
+
+_version = cache(version)  # it reads files
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,7 @@ class Edit:
         method, settings: what made it, and with which hyper-parameters.
         model: the name that its model was loaded as.
         fitted_on: ids of the edits that were in force when it was made.
+        chosen: what the method chose itself where its settings say "auto", and why, as plain JSON values.
         proof: the scores measured when it was made, as plain JSON values.
         versions: of the libraries that made it.
     """
@@ -63,6 +68,7 @@ class Edit:
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     model: str = ""
     fitted_on: tuple[str, ...] = ()
+    chosen: Mapping[str, Any] = field(default_factory=dict[str, Any])
     proof: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=library_versions)
 
@@ -95,6 +101,7 @@ class Edit:
             requests=self.requests + other.requests,
             method=self.method if self.method == other.method else f"{self.method}+{other.method}",
             settings=self.settings if self.settings == other.settings else {},
+            chosen=self.chosen if self.chosen == other.chosen else {},
             fitted_on=tuple(dict.fromkeys((*self.fitted_on, *other.fitted_on))),
             proof=None,
         )

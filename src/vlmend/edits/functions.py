@@ -42,6 +42,7 @@ class FunctionOp(Op):
     """
 
     kind: ClassVar[str] = "function"
+    reads_question: ClassVar[bool] = False
 
     layer: int
     width: int
@@ -55,14 +56,14 @@ class FunctionOp(Op):
         held = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors_by_name.items()}
         object.__setattr__(self, "tensors_by_name", held)
         try:
-            shape = tuple(self.added(torch.zeros(1, self.width)).shape)
+            shape = tuple(self.value(torch.zeros(1, self.width)).shape)
         except (KeyError, RuntimeError, TypeError) as error:
             raise EditError(f"the function '{self.function}' does not work with its tensors: {error}") from error
         if shape != (1, self.width):
             raise EditError(f"the function '{self.function}' makes {shape} out of one state of width {self.width}")
 
-    def added(self, states_SD: Tensor) -> Tensor:
-        """What it adds to states, in their type."""
+    def value(self, states_SD: Tensor) -> Tensor:
+        """What it adds to states, in their type. (Not called `added`, by which the executor knows neurons.)"""
         tensors = {name: tensor.to(states_SD.device) for name, tensor in self.tensors_by_name.items()}
         return FUNCTIONS[self.function](states_SD.float(), tensors, **self.settings).to(states_SD.dtype)
 
@@ -82,7 +83,7 @@ class FunctionOp(Op):
         positions = visual_T.nonzero().flatten().to(states_TD.device)
         if not len(positions):
             return states_TD
-        return states_TD.index_add(0, positions, self.added(states_TD[positions]))
+        return states_TD.index_add(0, positions, self.value(states_TD[positions]))
 
     def fields(self) -> dict[str, Any]:
         return {"layer": self.layer, "width": self.width, "function": self.function, "settings": dict(self.settings)}

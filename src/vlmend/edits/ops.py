@@ -51,7 +51,7 @@ class Op(ABC):
 
 def kept(tensor: Tensor) -> Tensor:
     """A copy as operations hold it, that later changes of the original do not reach."""
-    return tensor.detach().cpu().contiguous().clone()
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 Form = Literal["delta", "low_rank", "value"]

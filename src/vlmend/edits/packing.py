@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from vlmend.edits.functions import FunctionOp
+from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.ops import Op, WeightOp
 from vlmend.edits.routes import AnswerOp, RouteOp
 from vlmend.edits.states import StateOp
 
 __all__ = ["KINDS", "packed", "unpacked", "within"]
 
-KINDS: dict[str, type[Op]] = {op.kind: op for op in (WeightOp, StateOp, FunctionOp, RouteOp, AnswerOp)}
+KINDS: dict[str, type[Op]] = {op.kind: op for op in (WeightOp, StateOp, FunctionOp, NeuronOp, RouteOp, AnswerOp)}
 
 
 def packed(ops: Sequence[Op], prefix: str = "") -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

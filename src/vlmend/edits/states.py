@@ -32,6 +32,7 @@ class StateOp(Op):
     """
 
     kind: ClassVar[str] = "state"
+    reads_question: ClassVar[bool] = False
 
     layer: int
     places: Tensor

@@ -22,7 +22,7 @@ from vlmend.errors import EditError, EditFormatError
 
 __all__ = ["FORMAT", "load", "save"]
 
-FORMAT = 2
+FORMAT = 3
 _JSON, _TENSORS = "edit.json", "edit.safetensors"
 
 
@@ -67,11 +67,12 @@ def load(folder: Path | str) -> Edit:
         edit = Edit(
             base=about["base"],
             ops=unpacked(about["ops"], tensors),
-            requests=tuple(EditRequest(**request) for request in about["requests"]),
+            requests=tuple(_request(**request) for request in about["requests"]),
             method=about["method"],
             settings=about["settings"],
             model=about["model"],
             fitted_on=tuple(about["fitted_on"]),
+            chosen=about.get("chosen", {}),
             proof=about["proof"],
             versions=about["versions"],
         )
@@ -86,6 +87,10 @@ def load(folder: Path | str) -> Edit:
     return edit
 
 
+def _request(images: list[str], **asked: Any) -> EditRequest:
+    return EditRequest(images=tuple(images), **asked)
+
+
 def _replaceable(folder: Path) -> bool:
     return folder.is_dir() and {entry.name for entry in os.scandir(folder)} <= {_JSON, _TENSORS}
 
@@ -98,6 +103,7 @@ def _plain(edit: Edit, ops: list[dict[str, Any]]) -> dict[str, Any]:
         "model": edit.model,
         "method": edit.method,
         "settings": dict(edit.settings),
+        "chosen": dict(edit.chosen),
         "requests": [asdict(request) for request in edit.requests],
         "fitted_on": list(edit.fitted_on),
         "ops": ops,

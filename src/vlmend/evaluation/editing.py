@@ -1,7 +1,8 @@
 """The evaluator of edits: what they change, what follows from that, and what they should leave alone.
 
 Case by case, so that all editors share what does not depend on them: the probes in padded batches, their pictures
-encoded once, what the model does before an edit, and the layers below the first that an edit acts on.
+encoded once, what the model does before an edit, and what comes before the last layer's feed-forward part, for edits
+that act only from there on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vlmend.data.records import EditCase, Probe
+from vlmend.data.records import EditCase, Example, Probe
 from vlmend.editors.base import Editor, check_cases, settings_of
 from vlmend.edits.edit import Edit, library_versions
 from vlmend.errors import EditError
@@ -158,19 +159,18 @@ class _Evaluator:
             asked = self.vlm.prepare([*(probe.example for probe in probes), *premises])
             self.vlm.encode(asked)
             made = [self._made(edit, case) for edit in edits]
-            replies = self.vlm.replies(asked, max_new_tokens=self.max_new_tokens) if self.max_new_tokens else None
-            rows = asked.take(range(len(probes)))
             watch = Watch(
                 self.vlm,
-                rows,
-                None if replies is None else replies[: len(probes)],
+                asked,
+                _guesses(case, probes, premises) if self.max_new_tokens else None,
+                watched=len(probes),
                 distributions={place for place, probe in enumerate(probes) if kind_of(probe.kind).keeps},
-                stages={self.vlm.first_stage(edit.ops) for edit, _ in made},
                 max_new_tokens=self.max_new_tokens,
             )
-            recognised = _recognised(probes, None if replies is None else replies[len(probes) :])
+            rows = asked.rows[: len(probes)]
+            recognised = _recognised(probes, None if watch.replies is None else watch.replies[len(probes) :])
             return [
-                _Result(_records(case, probes, rows.rows, watch.before, watch.after(edit), recognised), costs)
+                _Result(_records(case, probes, rows, watch.before, watch.after(edit), recognised), costs)
                 for edit, costs in made
             ]
 
@@ -197,6 +197,12 @@ def _records(
         record_of(case, probe, row.target_N[: row.answer_length].tolist(), said, says, recognised=known)
         for probe, row, said, says, known in together
     )
+
+
+def _guesses(case: EditCase, probes: Sequence[Probe], premises: Sequence[Example]) -> list[tuple[str, ...]]:
+    """What the model may answer beside the right answers: where it should change, what it said when it was wrong."""
+    wrong = () if case.rejected is None else (case.rejected,)
+    return [() if kind_of(probe.kind).keeps else wrong for probe in probes] + [() for _ in premises]
 
 
 def _recognised(probes: Sequence[Probe], replies: Sequence[Reply] | None) -> list[bool | None]:

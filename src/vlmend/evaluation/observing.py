@@ -1,19 +1,19 @@
 """What a model does at a row, before an edit and with it: its own answer, and what it holds likely where the known one
 stands.
 
-With an edit the answers are seldom written token by token. Mostly they are the known answer or what was said before,
-and one teacher-forced run, which starts where the edit acts, tells whether greedy decoding would give them: it would
-if every token of the guess is the likeliest after those before it, up to one that ends the answer. Only what neither
-guess fits is decoded.
+Answers are seldom written token by token. Mostly they are the known answer, what the model said when the case was
+made, or what it said before the edit, and a teacher-forced run, which is made anyway, tells whether greedy decoding
+would give one of them (`models/greedy.py`). Where they part, another guess is made; what a few guesses do not settle is
+decoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, inf, log_softmax
+from torch import Tensor, log_softmax
 
 from vlmend.edits.edit import Edit
 from vlmend.evaluation.record import TopIds
@@ -23,6 +23,7 @@ from vlmend.models.vlm import VLM, Reply, RowOutput
 __all__ = ["Observed", "Watch"]
 
 _TOP = 10
+_GUESSES = 5  # rounds of guessing, each a token longer, before an answer is decoded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,86 +52,115 @@ class Watch:
     Args:
         vlm: the model.
         prepared: the rows; first the one that was asked for.
-        replies: what the model answers to them; ``None`` to watch no answers.
+        guesses: for each what the model may answer, beside the known answer; ``None`` to watch no answers.
+        watched: how many of the rows are observed; the others are answered only.
         distributions: the rows whose log-probabilities are kept too.
-        stages: where the edits begin to act (`VLM.first_stage`): what comes before is run once.
         max_new_tokens: bound on the answers.
+
+    Attributes:
+        before: what the model does at the rows that are observed.
+        replies: its answers to all of them; ``None`` if they are not watched.
     """
 
     def __init__(
         self,
         vlm: VLM,
         prepared: Prepared,
-        replies: Sequence[Reply] | None,
+        guesses: Sequence[Sequence[str]] | None,
         *,
+        watched: int,
         distributions: Collection[int] = (),
-        stages: Collection[int] = (),
         max_new_tokens: int = 32,
     ) -> None:
         self._vlm = vlm
-        self._count = len(prepared)
+        self._watched = prepared.take(range(watched))
         self._distributions = distributions
-        self._max_new_tokens = max_new_tokens
-        self._answers = replies is not None
-        again = {index: _saying(prepared.rows[index], reply) for index, reply in enumerate(replies or ())}
-        said = {index: row for index, row in again.items() if row is not None}
-        self._said = dict(zip(said, range(self._count, self._count + len(said)), strict=True))
-        self._prepared = replace(prepared, rows=(*prepared.rows, *said.values()))
-        forced = self._forced(keep=stages)
-        self.before = self._observed(forced, [reply.text for reply in replies] if replies else [None] * self._count)
+        self._limit = max_new_tokens
+        self._answers = guesses is not None
+        kept = {"keep": {vlm.last_shared_stage}}
+        self._run(self._watched.take([0]), None, kept)  # by itself, as an editor that was fitted to it has run it
+        tries = [
+            [vlm.following(row, text) for text in some]
+            for row, some in zip(prepared.rows, guesses or [()] * len(prepared), strict=True)
+        ]
+        heard = self._heard(prepared, tries, None, kept)
+        self.replies = [one.reply for one in heard if one.reply is not None] if self._answers else None
+        self._tries = [[one.guess] if one.guess is not None else [] for one in heard]
+        self.before = self._observed(heard[:watched], range(watched))
 
     def after(self, edit: Edit) -> list[Observed]:
         """What the model does at every row with an edit in force."""
-        forced = self._forced(edit, first=self._vlm.first_stage(edit.ops))
-        texts: list[str | None] = [None] * self._count
+        touched = [index for index, row in enumerate(self._watched.rows) if self._vlm.acts_on(edit, row)]
+        shared = self._vlm.last_shared_stage
+        kept = {"first": shared} if self._vlm.first_stage(edit.ops) >= shared else {}
+        tries = [self._tries[index] for index in touched]
+        heard = self._heard(self._watched.take(touched), tries, edit, kept)
+        found = dict(zip(touched, self._observed(heard, touched), strict=True))
+        return [found.get(index, one) for index, one in enumerate(self.before)]
+
+    def _heard(
+        self, prepared: Prepared, tries: Sequence[Sequence[Row]], edit: Edit | None, kept: Mapping[str, Any]
+    ) -> list[_Heard]:
+        """What the model makes of every row's known answer, and what it answers; ``tries`` are rows with guesses."""
+        distinct = list({id(row): row for row in prepared.rows}.values())
+        guesses: list[tuple[int, Row]] = [(id(row), row) for row in distinct]
+        guesses += [(id(row), one) for row, some in zip(prepared.rows, tries, strict=True) for one in some]
+        known: dict[int, RowOutput] = {}
+        replies: dict[int, Reply] = {}
+        by: dict[int, Row] = {}
+        for again in range(_GUESSES + 1):
+            outputs = self._run(replace(prepared, rows=tuple(row for _, row in guesses)), edit, kept)
+            known = known or dict(zip((id(row) for row in distinct), outputs, strict=False))
+            if not self._answers:
+                break
+            begun: dict[int, Reply] = {}
+            for (owner, row), reply in zip(
+                guesses, self._vlm.followed(outputs, max_new_tokens=self._limit), strict=True
+            ):
+                if reply is not None and reply.ended and owner not in replies:
+                    replies[owner] = reply
+                    by[owner] = row
+                elif reply is not None and len(reply.tokens) >= len(begun.get(owner, reply).tokens):
+                    begun[owner] = reply
+            if again == _GUESSES or not self._vlm.goes_on_cheaply:
+                break
+            guesses = [
+                (id(row), self._vlm.following(row, (*begun[id(row)].tokens, self._vlm.ends[0])))
+                for row in distinct
+                if id(row) in begun and id(row) not in replies
+            ]
+            if not guesses:
+                break
         if self._answers:
-            texts = [self._confirmed(forced, index) for index in range(self._count)]
-            unknown = [index for index, text in enumerate(texts) if text is None]
-            some = self._prepared.take(unknown)
-            answers = self._vlm.generate(some, edit, max_new_tokens=self._max_new_tokens)
-            for index, answer in zip(unknown, answers, strict=True):
-                texts[index] = answer
-        return self._observed(forced, texts)
+            unknown = [row for row in distinct if id(row) not in replies]
+            some = replace(prepared, rows=tuple(unknown))
+            decoded = self._vlm.replies(some, edit, max_new_tokens=self._limit) if unknown else []
+            for row, reply in zip(unknown, decoded, strict=True):
+                replies[id(row)] = reply
+                by[id(row)] = self._vlm.following(row, reply.tokens)
+        return [
+            _Heard(known[id(row)], replies.get(id(row)), None if by.get(id(row)) is row else by.get(id(row)))
+            for row in prepared.rows
+        ]
 
-    def _forced(self, *given: Any, **named: Any) -> list[RowOutput]:
-        """A teacher-forced run; of the first row by itself, as an editor that was fitted to it has run it."""
-        parts = [self._prepared.take(some) for some in ([0], range(1, len(self._prepared)))]
-        return [row for part in parts for row in self._vlm.run(part, *given, **named).rows]
+    def _run(self, prepared: Prepared, edit: Edit | None, kept: Mapping[str, Any]) -> Sequence[RowOutput]:
+        return self._vlm.run(prepared, edit, **kept).rows
 
-    def _confirmed(self, forced: Sequence[RowOutput], index: int) -> str | None:
-        """The row's answer, if it is the known one or that of before."""
-        places = [index, self._said[index]] if index in self._said else [index]
-        answers = (_confirmed(self._vlm, forced[place], self._max_new_tokens) for place in places)
-        return next((answer for answer in answers if answer is not None), None)
-
-    def _observed(self, forced: Sequence[RowOutput], texts: Sequence[str | None]) -> list[Observed]:
+    def _observed(self, heard: Sequence[_Heard], indices: Sequence[int]) -> list[Observed]:
         seen: list[Observed] = []
-        for index, (row, text) in enumerate(zip(forced, texts, strict=False)):
-            logits_NV = row.logits_NV[: row.answer_length]
+        for index, one in zip(indices, heard, strict=True):
+            logits_NV = one.output.logits_NV[: one.output.answer_length]
             top = logits_NV.topk(min(_TOP, logits_NV.shape[-1]), dim=-1).indices.tolist()
             log_probs = log_softmax(logits_NV, -1).cpu() if index in self._distributions else None
+            text = None if one.reply is None else one.reply.text
             seen.append(Observed(text, tuple(tuple(ids) for ids in top), log_probs))
         return seen
 
 
-def _saying(row: Row, reply: Reply) -> Row | None:
-    """The row with what was said as its answer; ``None`` if it begins so anyway, or nothing was said."""
-    known = row.target_N[: len(reply.tokens)].tolist()
-    if not reply.tokens or known == list(reply.tokens):
-        return None
-    return replace(row, target_N=row.ids_T.new_tensor(reply.tokens), answer_length=len(reply.tokens))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Heard:
+    """What a model makes of a row's known answer, what it answers, and the row with that answer if it is another."""
 
-
-def _confirmed(vlm: VLM, row: RowOutput, limit: int) -> str | None:
-    """The answer that greedy decoding gives, if the row's target leads it to its end."""
-    if not len(row.target_N):
-        return None
-    logits_NV = row.logits_NV.clone()
-    logits_NV[:, vlm.parts.image_token] = -inf  # as in generation
-    guess: list[int] = row.target_N.tolist()
-    for count, (likeliest, token) in enumerate(zip(logits_NV.argmax(-1).tolist(), guess, strict=True)):
-        if count == limit or likeliest in vlm.ends:
-            return vlm.text_of(guess[:count])
-        if likeliest != token:
-            return None
-    return vlm.text_of(guess) if len(guess) == limit else None
+    output: RowOutput
+    reply: Reply | None
+    guess: Row | None

@@ -37,7 +37,7 @@ class Recheck:
 def recheck(vlm: VLM, edit: Edit, *, max_new_tokens: int = 32) -> list[Recheck]:
     """Ask every request of an edit, without it and with it.
 
-    A request whose picture was never a file, or is no longer there, is reported and not asked.
+    A request with a picture that was never a file, or is no longer there, is reported and not asked.
 
     Raises:
         FingerprintError: the edit was made for other weights.
@@ -47,13 +47,14 @@ def recheck(vlm: VLM, edit: Edit, *, max_new_tokens: int = 32) -> list[Recheck]:
         pass  # refuses what cannot be applied, even where nothing can be asked
     problems = {request: _problem(request) for request in edit.requests}
     asked = [request for request in edit.requests if problems[request] is None]
-    prepared = vlm.prepare([Example(one.question, None if one.image is None else Path(one.image)) for one in asked])
+    prepared = vlm.prepare([Example(one.question, tuple(map(Path, one.images)) or None) for one in asked])
     before = dict(zip(asked, vlm.generate(prepared, max_new_tokens=max_new_tokens), strict=True))
     after = dict(zip(asked, vlm.generate(prepared, edit, max_new_tokens=max_new_tokens), strict=True))
     return [Recheck(one, before.get(one), after.get(one), problems[one]) for one in edit.requests]
 
 
 def _problem(request: EditRequest) -> str | None:
-    if request.image is not None and not Path(request.image).is_file():
-        return f"its picture is missing: {request.image}"
-    return None
+    if "" in request.images:
+        return "its picture was never a file"
+    missing = next((image for image in request.images if not Path(image).is_file()), None)
+    return missing and f"its picture is missing: {missing}"

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vlmend.errors import PartsError
 from vlmend.models.attention import AttentionCall, attention_modules
-from vlmend.models.batching import about_one_picture, of_like_length
+from vlmend.models.batching import by_beginning, of_like_length, worth_sharing
 from vlmend.models.ending import ending
 from vlmend.models.intervene import Plan, StateOperation, acting
 from vlmend.models.prepared import Prepared, Row
@@ -72,9 +72,10 @@ class Above:
         """Run rows up to the layer, and keep what it made of them; their pictures are not needed any more."""
         fresh = {id(row): index for index, row in enumerate(prepared.rows) if id(row) not in self._kept}
         rows = {index: prepared.rows[index] for index in fresh.values()}
-        for some in about_one_picture(rows, self._vlm.batch_rows) if self._begins_once is not False else ():
+        shared = [index for group in worth_sharing(rows) for index in group] if self._begins_once is not False else []
+        for some in by_beginning({index: rows[index] for index in shared}, self._vlm.batch_rows):
             part = prepared.take(some)
-            found = self._vlm.states_from_one_picture(part, self.layer)
+            found = self._vlm.states_from_beginnings(part, self.layer)
             if self._begins_once is None:  # the first time it is compared with a whole run
                 self._begins_once = found is not None and all(map(_same, self._whole(part), found))
             if found is None or not self._begins_once:

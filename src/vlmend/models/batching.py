@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from vlmend.models.prefix import beginning
+from vlmend.models.prefix import beginning, name_of
 from vlmend.models.prepared import Row
 
-__all__ = ["about_one_picture", "of_like_length"]
+__all__ = ["by_beginning", "of_like_length", "worth_sharing"]
 
 _PADDING = 256  # tokens of padding that one more row may cost a batch: about what a batch of its own would
 
@@ -26,15 +26,22 @@ def of_like_length(rows: Mapping[int, Row], most: int) -> list[list[int]]:
     return groups
 
 
-def about_one_picture(rows: Mapping[int, Row], most: int) -> list[list[int]]:
-    """Indices of rows that begin alike for so long that the beginning is worth a run of its own, group by group."""
-    by_picture: dict[str, list[int]] = {}
+def by_beginning(rows: Mapping[int, Row], most: int) -> list[list[int]]:
+    """As `of_like_length`, of rows with equally many tokens up to the last of their picture."""
+    alike: dict[int, dict[int, Row]] = {}
     for index, row in rows.items():
-        if row.picture is not None:
-            by_picture.setdefault(row.picture, []).append(index)
-    parts = (group[start : start + most] for group in by_picture.values() for start in range(0, len(group), most))
-    return [part for part in parts if (len(part) - 1) * beginning(_rows(rows, part)) > _PADDING]
+        alike.setdefault(beginning(row), {})[index] = row
+    return [group for some in alike.values() for group in of_like_length(some, most)]
 
 
-def _rows(rows: Mapping[int, Row], indices: Sequence[int]) -> list[Row]:
-    return [rows[index] for index in indices]
+def worth_sharing(rows: Mapping[int, Row]) -> list[list[int]]:
+    """Indices of rows that begin equally long, where running each beginning once saves more than it costs."""
+    alike: dict[int, list[int]] = {}
+    for index, row in rows.items():
+        alike.setdefault(beginning(row), []).append(index)
+    return [some for count, some in alike.items() if count * _repeated(rows, some, count) > _PADDING]
+
+
+def _repeated(rows: Mapping[int, Row], some: list[int], count: int) -> int:
+    """How many of the rows begin as another does."""
+    return len(some) - len({name_of(rows[index], count) for index in some})

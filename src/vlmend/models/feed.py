@@ -38,6 +38,11 @@ class Feeder:
         decoder = {id(parameter) for parameter in parts.decoder.parameters()}
         self._outside = [parameter for parameter in model.parameters() if id(parameter) not in decoder]
 
+    @property
+    def speaker(self) -> Any:
+        """The model whose ``generate`` is called."""
+        return self._model
+
     def logits(self, batch: Batch, prepared: Prepared, keep: int) -> Tensor:
         """Teacher-forced logits of the last ``keep`` positions: [batch, keep, vocabulary]."""
         out = self._model(**self._inputs(batch, prepared), logits_to_keep=keep, use_cache=False)
@@ -162,6 +167,10 @@ class _Encoded:
 
 class EmbeddingFeeder(Feeder):
     """Runs batches through the language model inside, with features put among the token embeddings."""
+
+    @property
+    def speaker(self) -> Any:
+        return self._model.language_model
 
     def logits(self, batch: Batch, prepared: Prepared, keep: int) -> Tensor:
         inputs = self._embedded(batch, prepared)

@@ -1,7 +1,8 @@
 """The executor: which operations act on which row of a batch, and how they act while a model runs.
 
-It knows four kinds of operation as protocols, and no method: changes of weights (`weights.py` folds them), changes of
-states, answers given in the model's place, and routes that lead to others. Every row has its own.
+It knows five kinds of operation as protocols, and no method: changes of weights (`weights.py` folds them), changes of
+states, neurons beside a layer's own, answers given in the model's place, and routes that lead to others. Every row has
+its own.
 """
 
 from __future__ import annotations
@@ -17,15 +18,29 @@ from torch import Tensor
 from vlmend.errors import EditError
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Row
-from vlmend.models.trace import rewritten
+from vlmend.models.trace import bridged, rewritten
 from vlmend.models.weights import Weights, WeightsOperation
 
-__all__ = ["AnswerOperation", "Plan", "RouteOperation", "StateOperation", "acting", "check", "first_stage", "plan"]
+__all__ = [
+    "AnswerOperation",
+    "NeuronOperation",
+    "Plan",
+    "RouteOperation",
+    "StateOperation",
+    "acting",
+    "check",
+    "first_stage",
+    "plan",
+]
 
 
 @runtime_checkable
 class StateOperation(Protocol):
-    """Changes what a decoder layer hands on, while the prompt is read."""
+    """Changes what a decoder layer hands on, while the prompt is read.
+
+    One whose ``reads_question`` is false acts at visual tokens alone and depends on nothing behind them, so that
+    prompts which begin alike up to there are changed alike.
+    """
 
     @property
     def layer(self) -> int:
@@ -38,6 +53,24 @@ class StateOperation(Protocol):
 
     def change(self, states_TD: Tensor, visual_T: Tensor) -> Tensor:
         """The new states of one prompt; ``visual_T`` says which of its tokens are visual."""
+        ...
+
+
+@runtime_checkable
+class NeuronOperation(Protocol):
+    """Adds to what a decoder layer's feed-forward part returns, at every token, of the prompt and of the answer."""
+
+    @property
+    def layer(self) -> int:
+        """Index of the layer."""
+        ...
+
+    def check(self, layers: int, width: int) -> None:
+        """Refuse a model with another number of layers or width by an `EditError`."""
+        ...
+
+    def added(self, inputs_TD: Tensor) -> Tensor:
+        """What is added, out of what the feed-forward part is given."""
         ...
 
 
@@ -63,17 +96,18 @@ class RouteOperation(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What acts on one row: changes of weights, changes of states in their order, and an answer given instead."""
+    """What acts on one row: changes of weights, changes of states in their order (neurons among them), and an answer
+    given instead."""
 
     weights: tuple[WeightsOperation, ...] = ()
-    states: tuple[StateOperation, ...] = ()
+    states: tuple[StateOperation | NeuronOperation, ...] = ()
     answer: str | None = None
 
 
 def plan(ops: Iterable[Any], row: Row) -> Plan:
     """Follow the routes of a row; of several answers the last counts."""
     weights: list[WeightsOperation] = []
-    states: list[StateOperation] = []
+    states: list[StateOperation | NeuronOperation] = []
     answer: str | None = None
     for op in ops:
         if isinstance(op, RouteOperation):
@@ -83,7 +117,7 @@ def plan(ops: Iterable[Any], row: Row) -> Plan:
             answer = answer if inner.answer is None else inner.answer
         elif isinstance(op, WeightsOperation):
             weights.append(op)
-        elif isinstance(op, StateOperation):
+        elif isinstance(op, StateOperation | NeuronOperation):
             states.append(op)
         elif isinstance(op, AnswerOperation):
             answer = op.answer
@@ -99,7 +133,7 @@ def first_stage(ops: Iterable[Any], weights: Weights) -> int:
         if isinstance(op, RouteOperation)
         else weights.stage(op.names)
         if isinstance(op, WeightsOperation)
-        else 2 * op.layer
+        else 2 * op.layer + isinstance(op, NeuronOperation)
         for op in ops
         if not isinstance(op, AnswerOperation)
     ]
@@ -117,9 +151,11 @@ def check(ops: Iterable[Any], parts: Parts, weights: Weights) -> None:
             check(op.inner, parts, weights)
         elif isinstance(op, WeightsOperation):
             weights.check(op)
-        elif isinstance(op, StateOperation):
+        elif isinstance(op, StateOperation | NeuronOperation):
             width: Any = parts.norm.weight
             op.check(len(parts.layers), len(width))
+            if isinstance(op, NeuronOperation):
+                parts.feed_forward_ends(op.layer)
         elif not isinstance(op, AnswerOperation):
             raise EditError(f"no executor for operations of kind {type(op).__name__}")
 
@@ -130,18 +166,37 @@ def acting(
 ) -> Generator[None, None, None]:
     """Within the block a batch of these rows, padded on the left, is run with each row's changes of states.
 
-    They act the first time that a layer is called, when the prompts are read; a later call is a step of generation.
+    Changes of states act the first time that a layer is called, when the prompts are read; a later call is a step of
+    generation. Neurons act in every call.
     """
-    layers = sorted({op.layer for one in plans for op in one.states})
-    changes = {parts.layers[layer]: _change(layer, rows, plans, with_targets) for layer in layers}
-    with rewritten(changes):
+    ops = [op for one in plans for op in one.states]
+    changed = sorted({op.layer for op in ops if isinstance(op, StateOperation)})
+    widened = sorted({op.layer for op in ops if isinstance(op, NeuronOperation)})
+    changes = {parts.layers[layer]: _change(layer, rows, plans, with_targets) for layer in changed}
+    with rewritten(changes), bridged({parts.feed_forward_ends(layer): _neurons(layer, plans) for layer in widened}):
         yield
+
+
+def _neurons(layer: int, plans: Sequence[Plan]) -> Callable[[Tensor], Tensor]:
+    """What each row's neurons add to a layer's feed-forward part; its input may have rows and tokens in one axis."""
+    mine = [[op for op in one.states if isinstance(op, NeuronOperation) and op.layer == layer] for one in plans]
+
+    def add(inputs: Tensor) -> Tensor:
+        inputs_BTD = inputs.reshape(len(plans), -1, inputs.shape[-1])
+        added = [
+            sum((op.added(inputs_TD) for op in ops), torch.zeros_like(inputs_TD))
+            for inputs_TD, ops in zip(inputs_BTD, mine, strict=True)
+        ]
+        return torch.stack(added).reshape(inputs.shape)
+
+    return add
 
 
 def _change(
     layer: int, rows: Sequence[Row], plans: Sequence[Plan], with_targets: bool
 ) -> Callable[[Tensor], Tensor | None]:
-    ops = {index: mine for index, one in enumerate(plans) if (mine := [op for op in one.states if op.layer == layer])}
+    each = [[op for op in one.states if isinstance(op, StateOperation) and op.layer == layer] for one in plans]
+    ops = {index: mine for index, mine in enumerate(each) if mine}
     done = False
 
     def change(states_BTD: Tensor) -> Tensor | None:

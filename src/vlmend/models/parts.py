@@ -118,6 +118,15 @@ class Parts:
         """The first module of a layer's feed-forward part."""
         return next(iter(self._found(index, "mlp").values()), None)
 
+    def feed_forward_ends(self, index: int) -> tuple[nn.Module, nn.Module]:
+        """The modules of a layer at which its feed-forward part begins and ends; one and the same where it is one.
+
+        Raises:
+            PartsError: the layer has none.
+        """
+        first, *_, last = [*self._in_layer(index, "mlp").values()] * 2
+        return first, last
+
     def modules(self, layers: LayerSpec, roles: Sequence[str]) -> dict[str, nn.Module]:
         """Path -> module for every role; "vision", "connector", "head" and "norm" stand outside of the layers.
 

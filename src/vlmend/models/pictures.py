@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from vlmend.errors import PromptError
+from vlmend.runs import whole
 
-__all__ = ["Picture", "Pictures", "content_hash", "listed", "open_picture"]
+__all__ = ["Picture", "Pictures", "content_hash", "listed", "open_picture", "save_picture"]
 
 Picture = Path | Image.Image
 Pictures = Picture | tuple[Picture, ...] | None
@@ -47,3 +49,16 @@ def content_hash(picture: Image.Image) -> str:
     digest = hashlib.blake2b(f"{picture.mode} {picture.size}".encode(), digest_size=_DIGITS)
     digest.update(picture.tobytes())
     return digest.hexdigest()
+
+
+def save_picture(picture: Image.Image, path: Path) -> Path:
+    """Write a picture, whole or not at all; its ending chooses the format, PNG where it names none.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    content = io.BytesIO()  # written to a file, some formats hide that the disk is full
+    picture.save(content, Image.registered_extensions().get(path.suffix.lower(), "PNG"), optimize=True)
+    with whole(path) as part:
+        part.write_bytes(content.getbuffer())
+    return path

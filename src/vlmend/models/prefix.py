@@ -1,16 +1,18 @@
-"""Several rows about one picture: what they begin with is run once, and each goes on from its keys and values.
+"""What rows begin with, up to the last token of their picture, is run once, and each goes on from its keys and values.
 
 The top of a model puts features among the embeddings and makes masks and positions, in every family in its own way. It
-is let run on whole rows, up to its call of the decoder, and that call is cut in two: the prefix once, then the rest of
-every row. Rows are padded on the right here, where no causal model looks.
+is let run on whole rows, up to its call of the decoder, and that call is cut in two: the beginnings, each once, then
+the rest of every row. Rows are padded on the right here, where no causal model looks.
 
-A call is run whole where the prefix sees what follows (PaliGemma's pictures are told the question), and where it has
+A call is run whole where the beginning sees what follows (PaliGemma's pictures are told the question), and where it has
 arguments that it is not known how to cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,94 +23,193 @@ from vlmend.models.parts import Parts
 from vlmend.models.prepared import Row
 from vlmend.models.trace import capture, reaching
 
-__all__ = ["beginning", "run_in_two", "states_in_two"]
+__all__ = ["Beginning", "Beginnings", "begin", "beginning", "name_of", "states_from_beginnings", "stump"]
 
 _OURS = ("use_cache", "past_key_values", "return_dict", "input_ids", "output_attentions", "output_hidden_states")
+_AT_ONCE = 1024  # tokens of beginnings that are run together: more fall out of a processor's cache
+
+Beginning = tuple[tuple[Tensor, Tensor], ...]
+"""Every layer's keys and values, [1, heads, tokens, width]."""
+Beginnings = dict[Any, Beginning]
 
 
-def beginning(rows: Sequence[Row]) -> int:
-    """How many tokens all rows begin with; 0 if they are not about one picture, or that is not among them.
-
-    The last token of a prompt, which predicts the answer, is never counted.
-    """
-    first = rows[0]
-    if first.picture is None or any(row.picture != first.picture for row in rows):
+def beginning(row: Row) -> int:
+    """How many tokens a row has up to the last of its picture; 0 without one, or where no word follows it."""
+    if row.picture is None:
         return 0
-    length = min(len(row.ids_T) for row in rows) - 1
-    same_T = torch.stack([row.ids_T[:length] == first.ids_T[:length] for row in rows]).all(0)
-    count = int(same_T.long().cumprod(0).sum())
-    return count if count > int(first.visual_T.nonzero().max()) else 0
+    count = int(row.visual_T.nonzero().max()) + 1
+    return count if count < len(row.ids_T) else 0
 
 
-def states_in_two(
-    parts: Parts, rows: Sequence[Row], count: int, run: Callable[[], Any], layer: int
-) -> list[Tensor] | None:
-    """Every row's states behind a layer, prompt and target, [T, D]; nothing above the layer is run.
-
-    The arguments are those of `run_in_two`, and ``None`` means the same.
-    """
-    with reaching(parts.decoder) as calls:
-        run()
-    args, arguments = calls[0]
-    cut = None if args else _cut(arguments, int(rows[0].visual_T.sum()), count)
-    if cut is None:
-        return None
-    cache = DynamicCache()
-    following = (*parts.layers, parts.norm)[layer + 1]
-    found: list[Tensor] = []
-    for part in cut:
-        with capture({"layer": parts.layers[layer]}) as outputs, reaching(following):
-            parts.decoder(**part, past_key_values=cache, use_cache=True)
-        found.append(outputs[0].output)
-        if part is cut[0]:
-            cache.batch_repeat_interleave(len(rows))
-    (before_TD,), after_BTD = found
-    lengths = [len(row.ids_T) + len(row.target_N) - count for row in rows]
-    return [torch.cat([before_TD, after_BTD[index, :length]]) for index, length in enumerate(lengths)]
+def name_of(row: Row, count: int) -> tuple[Any, ...]:
+    """Equal for rows that begin with the same tokens and picture."""
+    return (row.picture, tuple(row.ids_T[:count].tolist()))
 
 
-def run_in_two(parts: Parts, rows: Sequence[Row], count: int, run: Callable[[], Any]) -> list[Tensor] | None:
-    """Every row's logits at the positions that predict its target, [N, vocabulary].
+def stump(row: Row, count: int) -> Row:
+    """Only what a row begins with."""
+    return replace(row, ids_T=row.ids_T[:count], visual_T=row.visual_T[:count], target_N=row.target_N[:0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """A decoder's call for rows padded on the right."""
+
+    arguments: Mapping[str, Any]
+    rows: Sequence[Row]
+    count: int
+
+
+def begin(
+    parts: Parts,
+    rows: Sequence[Row],
+    names: Sequence[Any],
+    known: Beginnings,
+    run: Callable[[], Any],
+    acting: Callable[[list[int]], AbstractContextManager[None]],
+) -> Callable[[], Tensor] | None:
+    """Run what rows begin with where it is not known yet.
 
     Args:
         parts: the model's.
-        rows: about one picture.
-        count: how many tokens they have in common (`beginning`).
+        rows: of one length of `beginning`.
+        names: each row's beginning's; rows of equal names share it.
+        known: name -> beginning; new ones are added.
         run: runs the model on the rows, padded on the right with their targets; it is stopped at the decoder.
+        acting: in force while the beginnings of rows with these indices are run.
 
     Returns:
-        the logits; ``None`` if the decoder's call cannot be cut.
+        what runs the rest: the last states of its tokens, [B, T - count, D]; ``None`` if the call cannot be cut.
     """
     with reaching(parts.decoder) as calls:
         run()
     args, arguments = calls[0]
-    cut = None if args else _cut(arguments, int(rows[0].visual_T.sum()), count)
-    if cut is None:
-        return None
-    before, after = cut
-    cache = DynamicCache()
-    parts.decoder(**before, past_key_values=cache, use_cache=True)
-    cache.batch_repeat_interleave(len(rows))
-    states_BTD = parts.decoder(**after, past_key_values=cache, use_cache=True).last_hidden_state
-    spans = [(len(row.ids_T) - 1 - count, len(row.target_N)) for row in rows]
-    return [parts.head(states_BTD[index, start : start + length]) for index, (start, length) in enumerate(spans)]
-
-
-def _cut(arguments: Mapping[str, Any], visual: int, count: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Cut a decoder's call: its first row's first ``count`` positions, and the rest of every row."""
     given = {name: value for name, value in arguments.items() if value is not None and name not in _OURS}
-    cutters = {
-        "inputs_embeds": lambda embeds_BTD: (embeds_BTD[:1, :count], embeds_BTD[:, count:]),
-        "attention_mask": lambda mask: _cut_mask(mask, count),
-        "position_ids": lambda positions: _cut_positions(positions, len(given["inputs_embeds"]), count),
-        "visual_pos_masks": lambda mask_BT: (mask_BT[:1, :count], None),
-        "deepstack_visual_embeds": lambda levels: ([level[:visual] for level in levels], None),
-    }
-    tensors = {name for name, value in given.items() if _holds_tensors(value)}
-    if "inputs_embeds" not in given or not tensors <= cutters.keys() or _sees_ahead(given.get("attention_mask"), count):
+    call = _Call(given, rows, beginning(rows[0]))
+    if args or not _can_be_cut(call):
         return None
-    pairs = {name: cutters[name](value) if name in tensors else (value, value) for name, value in given.items()}
-    return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
+    if call.count:
+        new = {name: index for index, name in enumerate(names) if name not in known}
+        first = {name: names.index(name) for name in new}
+        most = max(1, _AT_ONCE // call.count)
+        for start in range(0, len(first), most):
+            some = list(first.items())[start : start + most]
+            indices = [index for _, index in some]
+            cache = DynamicCache()
+            with acting(indices):
+                parts.decoder(**_beginnings(call, indices), past_key_values=cache, use_cache=True)
+            layers: Any = cache.layers
+            for place, (name, _) in enumerate(some):
+                own = slice(place, place + 1)
+                known[name] = tuple((layer.keys[own], layer.values[own]) for layer in layers)
+    rest = _rest(call)
+
+    def go_on() -> Tensor:
+        cache = DynamicCache()
+        for layer, pairs in enumerate(zip(*(known[name] for name in names), strict=True) if call.count else ()):
+            cache.update(torch.cat([keys for keys, _ in pairs]), torch.cat([values for _, values in pairs]), layer)
+        return parts.decoder(**rest, past_key_values=cache, use_cache=True).last_hidden_state
+
+    return go_on
+
+
+def states_from_beginnings(
+    parts: Parts, rows: Sequence[Row], names: Sequence[Any], run: Callable[[], Any], layer: int
+) -> list[Tensor] | None:
+    """Every row's states behind a layer, prompt and target, [T, D]; nothing above the layer is run.
+
+    Arguments are as those of `begin`, and ``None`` means the same.
+    """
+    with reaching(parts.decoder) as calls:
+        run()
+    args, arguments = calls[0]
+    given = {name: value for name, value in arguments.items() if value is not None and name not in _OURS}
+    call = _Call(given, rows, beginning(rows[0]))
+    if args or not call.count or not _can_be_cut(call):
+        return None
+
+    def behind(part: Mapping[str, Any], cache: DynamicCache) -> Tensor:
+        following = (*parts.layers, parts.norm)[layer + 1]
+        with capture({"layer": parts.layers[layer]}) as outputs, reaching(following):
+            parts.decoder(**part, past_key_values=cache, use_cache=True)
+        return outputs[0].output
+
+    distinct = list(dict.fromkeys(names))
+    places = [distinct.index(name) for name in names]
+    begun, cache = DynamicCache(), DynamicCache()
+    before_PTD = behind(_beginnings(call, [names.index(name) for name in distinct]), begun)
+    layers: Any = begun.layers
+    for index, own in enumerate(layers):
+        cache.update(own.keys[places], own.values[places], index)
+    after_BTD = behind(_rest(call), cache)
+    lengths = [len(row.ids_T) + len(row.target_N) - call.count for row in rows]
+    each = zip(places, after_BTD, lengths, strict=True)
+    return [torch.cat([before_PTD[place], after_TD[:length]]) for place, after_TD, length in each]
+
+
+def _can_be_cut(call: _Call) -> bool:
+    given = call.arguments
+    tensors = {name for name, value in given.items() if _holds_tensors(value)}
+    known = tensors <= _CUTTERS.keys()
+    return "inputs_embeds" in given and known and not _sees_ahead(given.get("attention_mask"), call.count)
+
+
+def _beginnings(call: _Call, indices: list[int]) -> dict[str, Any]:
+    """The arguments for some rows' first tokens."""
+    return {
+        name: _CUTTERS[name][0](value, call, indices) if name in _CUTTERS else value
+        for name, value in call.arguments.items()
+    }
+
+
+def _rest(call: _Call) -> dict[str, Any]:
+    """The arguments for what follows in every row."""
+    return {
+        name: _CUTTERS[name][1](value, call) if name in _CUTTERS else value for name, value in call.arguments.items()
+    }
+
+
+def _first_mask(mask: Any, call: _Call, indices: list[int]) -> Any:
+    """Of a mask [B, T], or [B or 1, 1, T, T], or several of them by name."""
+    if isinstance(mask, Mapping):
+        return {name: _first_mask(one, call, indices) for name, one in mask.items()}
+    if mask is None:
+        return None
+    some = mask[indices] if len(mask) == len(call.rows) else mask
+    return some[:, : call.count] if mask.dim() == 2 else some[..., : call.count, : call.count]
+
+
+def _later_mask(mask: Any, call: _Call) -> Any:
+    if isinstance(mask, Mapping):
+        return {name: _later_mask(one, call) for name, one in mask.items()}
+    return mask if mask is None or mask.dim() == 2 else mask[..., call.count :, :]
+
+
+def _first_positions(positions: Tensor, call: _Call, indices: list[int]) -> Tensor:
+    """Of positions [B, T], [1, T] or [axes, B, T]."""
+    of_rows = positions.shape[-2] == len(call.rows)
+    return (positions[..., indices, :] if of_rows else positions)[..., : call.count]
+
+
+def _first_levels(levels: Sequence[Tensor], call: _Call, indices: list[int]) -> list[Tensor]:
+    """Of features for the visual tokens of all rows, one after another."""
+    counts = [int(row.visual_T.sum()) for row in call.rows]
+    split = [level.split(counts) for level in levels]
+    return [torch.cat([pieces[index] for index in indices]) for pieces in split]
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+_CUTTERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "inputs_embeds": (lambda x_BTD, call, some: x_BTD[some, : call.count], lambda x_BTD, call: x_BTD[:, call.count :]),
+    "attention_mask": (_first_mask, _later_mask),
+    "position_ids": (_first_positions, lambda positions, call: positions[..., call.count :]),
+    "visual_pos_masks": (lambda mask_BT, call, some: mask_BT[some, : call.count], _nothing),
+    "deepstack_visual_embeds": (_first_levels, _nothing),
+}
+"""How an argument is cut for beginnings, and for what follows."""
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -118,26 +219,10 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def _sees_ahead(mask: Any, count: int) -> bool:
-    """Whether a mask that is given for every pair of positions lets the prefix look at what follows."""
+    """Whether a mask that is given for every pair of positions lets the beginning look at what follows."""
     if isinstance(mask, Mapping):
         return any(_sees_ahead(one, count) for one in mask.values())
     if mask is None or mask.dim() == 2:
         return False
     ahead = mask[..., :count, count:]
     return bool(ahead.any() if ahead.dtype == torch.bool else (ahead > torch.finfo(ahead.dtype).min / 2).any())
-
-
-def _cut_mask(mask: Any, count: int) -> tuple[Any, Any]:
-    """A mask [B, T], or [B, 1, T, T], or several of them by name."""
-    if isinstance(mask, Mapping):
-        pairs = {name: _cut_mask(one, count) for name, one in mask.items()}
-        return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
-    if mask is None:
-        return None, None
-    return (mask[:1, :count], mask) if mask.dim() == 2 else (mask[:1, ..., :count, :count], mask[..., count:, :])
-
-
-def _cut_positions(positions: Tensor, rows: int, count: int) -> tuple[Tensor, Tensor]:
-    """Positions [B, T], [1, T] or [axes, B, T]."""
-    first = positions[..., :1, :count] if positions.shape[-2] == rows else positions[..., :count]
-    return first, positions[..., count:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,9 @@ from vlmend.models.pictures import Pictures, content_hash, listed, open_picture
 from vlmend.models.prompts import Prompter
 
 __all__ = ["Asked", "Batch", "Features", "Prepared", "Preparer", "Row", "Shared"]
+
+
+_KNOWN = 256  # texts that are not tokenised again
 
 
 class Asked(Protocol):
@@ -78,13 +82,14 @@ class Prepared:
 
     ``pictures`` holds the processor's tensors of every distinct picture (or pictures of one row); ``features`` what the
     vision encoder made of them, and of which state of its weights that is; ``below`` what layers handed on in earlier
-    runs of these rows (`resume.py`).
+    runs of these rows (`resume.py`), ``begun`` what they begin with (`prefix.py`), by the state of the weights.
     """
 
     rows: tuple[Row, ...]
     pictures: dict[str, dict[str, Tensor]]
     features: Features = field(default_factory=lambda: Features())
     below: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    begun: dict[int, dict[Any, Any]] = field(default_factory=dict[int, dict[Any, Any]])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -127,6 +132,7 @@ class Preparer:
         self._prompter = prompter
         self._image_token = image_token
         self._ends = set(ends)
+        self._encode = lru_cache(_KNOWN)(self._encoded)
 
     def prepare(self, examples: Sequence[Asked]) -> Prepared:
         """Tokenise examples; a picture that several share is processed for each but kept once.
@@ -217,12 +223,12 @@ class Preparer:
 
     def _continued(self, prompt: str, text: str) -> list[int]:
         """Tokens of ``text`` after ``prompt``: as in one string where that leaves the prompt's tokens alone."""
-        encode = self._tokenizer.encode
-        alone = encode(prompt, add_special_tokens=False)
-        joined = encode(prompt + text, add_special_tokens=False)
-        if joined[: len(alone)] == alone:
-            return joined[len(alone) :]
-        return encode(text, add_special_tokens=False)
+        alone = self._encode(prompt)
+        joined = self._encode(prompt + text)
+        return list(joined[len(alone) :] if joined[: len(alone)] == alone else self._encode(text))
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def batch(self, rows: Sequence[Row], *, with_targets: bool, left: bool = True) -> Batch:
         """Pad rows on the left, or on the right, with their answers behind the prompts or without."""
@@ -253,6 +259,7 @@ class Shared:
     rows: dict[Any, tuple[Asked, Row, dict[str, Tensor]]] = field(default_factory=dict[Any, Any])
     features: Features = field(default_factory=lambda: Features())
     below: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    begun: dict[int, dict[Any, Any]] = field(default_factory=dict[int, dict[Any, Any]])
 
     def prepare(self, preparer: Preparer, examples: Sequence[Asked]) -> Prepared:
         """As `Preparer.prepare`; an example that is equal to an earlier one is the same row."""
@@ -263,7 +270,7 @@ class Shared:
                 self.rows[key] = (example, *preparer.row(example))  # the example keeps its picture's identity alive
             found.append(self.rows[key])
         pictures = {row.picture: inputs for _, row, inputs in found if row.picture is not None}
-        return Prepared(tuple(row for _, row, _ in found), pictures, self.features, self.below)
+        return Prepared(tuple(row for _, row, _ in found), pictures, self.features, self.below, self.begun)
 
 
 def _identity(image: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
 
@@ -12,6 +13,8 @@ __all__ = ["MARKER", "Prompter"]
 
 MARKER = "<image>"
 """Says in a question where a picture stands. Without markers, all pictures stand before the question."""
+
+_KNOWN = 256  # texts that are not rendered again
 
 
 class Prompter:
@@ -25,6 +28,7 @@ class Prompter:
     def __init__(self, processor: Any, traits: Traits) -> None:
         self.traits = traits
         self._processor = processor
+        self._render = lru_cache(_KNOWN)(self._rendered)
         self._template = _template_owner(processor)
         # A template may put all pictures first, wherever they stand: then their places are written into the text.
         self._place = None if self._template is not processor else self._place_lost_by_template()
@@ -79,7 +83,7 @@ class Prompter:
             return pieces[-1] if len(pieces[-1].strip()) else question
         return mark.join(pieces) if MARKER in question else (mark + gap) * pictures + question
 
-    def _render(self, question: str, pictures: int, answer: str | None) -> str:
+    def _rendered(self, question: str, pictures: int, answer: str | None) -> str:
         """One turn through the chat template, opened for the answer where none is given."""
         answered: Any = answer
         if self._template is self._processor:

@@ -15,16 +15,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Row
-from vlmend.models.trace import Call, capture, short_circuited
+from vlmend.models.trace import Call, capture, first_tensor, short_circuited, with_first
 
-__all__ = ["Below", "last_of", "record"]
+__all__ = ["Below", "joined", "last_of", "record"]
 
 _TOLERANCE = 1e-4
 
@@ -58,6 +60,23 @@ class Below:
         """Logits of the last ``keep`` positions, [B, keep, vocabulary], with the weights and hooks of now."""
         return parts.head(parts.norm(self.run(parts, keep, len(parts.layers)))[:, -keep:])
 
+    @property
+    def stands_alone(self) -> bool:
+        """Whether no position looks at another from here on, so that some of them can be taken by themselves."""
+        return self.exact and not self.added and (self.attended is not None or not self.arguments)
+
+    def of(self, index: int, last: int, count: int) -> Below:
+        """One row, and of it the ``count`` positions up to ``last``; where the stage stands alone."""
+        some = slice(last + 1 - count, last + 1)
+        own = slice(index, index + 1)
+        return replace(
+            self,
+            rows=self.rows[own],
+            entering_BTD=self.entering_BTD[own, some],
+            attended=_changed(self.attended, lambda x_BTD: x_BTD[own, some]),
+            arguments=tuple((args, {**named, "past_key_values": None}) for args, named in self.arguments),
+        )
+
     def run(self, parts: Parts, keep: int, end: int) -> Tensor:
         """The states before layer ``end``; of the last positions only where no more are needed."""
         first = self.stage // 2
@@ -75,6 +94,23 @@ class Below:
             if index in self.added:
                 states_BTD = states_BTD + self.added[index][:, -states_BTD.shape[1] :]
         return states_BTD
+
+
+def joined(belows: Sequence[Below]) -> Below:
+    """Rows taken by themselves (`Below.of`) as one batch, padded on the left with zeros."""
+    length = max(below.entering_BTD.shape[1] for below in belows)
+
+    def together(values: Sequence[Any]) -> Tensor:
+        tensors: list[Any] = [first_tensor(value) for value in values]
+        return torch.cat([functional.pad(one, (0, 0, length - one.shape[1], 0)) for one in tensors])
+
+    attended = _changed(belows[0].attended, lambda _: together([one.attended for one in belows]))
+    return replace(
+        belows[0],
+        rows=tuple(row for below in belows for row in below.rows),
+        entering_BTD=together([one.entering_BTD for one in belows]),
+        attended=attended,
+    )
 
 
 def record(
@@ -145,11 +181,19 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return float((one.float() - other.float()).abs().max()) <= _TOLERANCE * scale
 
 
+def _changed(attended: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """An attention's result with other states: the tensor itself, or the first of several results."""
+    states_BTD = None if attended is None else first_tensor(attended)
+    return None if states_BTD is None else with_first(attended, change(states_BTD))
+
+
+def _last(count: int, states_BTD: Tensor) -> Tensor:
+    return states_BTD[:, -count:]
+
+
 def last_of(attended: Any, count: int) -> Any:
-    """An attention's result for the last positions: the tensor itself, or the first of several results."""
-    if isinstance(attended, Tensor):
-        return attended[:, -count:]
-    return (attended[0][:, -count:], *attended[1:])
+    """An attention's result for the last positions."""
+    return _changed(attended, partial(_last, count))
 
 
 def _detached(output: Any) -> Any:

@@ -13,6 +13,7 @@ __all__ = [
     "Call",
     "added",
     "altered",
+    "bridged",
     "called_through",
     "capture",
     "first_tensor",
@@ -163,6 +164,37 @@ def added(changes: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Generator[
     try:
         for module, change in changes.items():
             handles.append(module.register_forward_hook(adder(change), prepend=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def bridged(changes: Mapping[tuple[nn.Module, nn.Module], Callable[[Tensor], Tensor]]) -> Generator[None, None, None]:
+    """Within the block the second module of each pair returns its output plus what the function makes of the first
+    module's input (see `first_tensor`). The two may be the same."""
+    entered: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
+        x = first_tensor(args)
+        x = first_tensor(kwargs) if x is None else x
+        assert x is not None
+        entered[module] = x
+
+    def adder(first: nn.Module, change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        def add(_module: nn.Module, _args: Any, output: Any) -> Any:
+            made = first_tensor(output)
+            assert made is not None
+            return with_first(output, made + change(entered.pop(first)))
+
+        return add
+
+    handles: list[Any] = []
+    try:
+        for (first, last), change in changes.items():
+            handles.append(first.register_forward_pre_hook(keep, with_kwargs=True))
+            handles.append(last.register_forward_hook(adder(first, change), prepend=True))
         yield
     finally:
         for handle in handles:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,34 +18,21 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from vlmend.errors import EditError, FingerprintError
-from vlmend.models.batching import about_one_picture, of_like_length
+from vlmend.models.batching import of_like_length
+from vlmend.models.begun import Begun
 from vlmend.models.feed import feeder_of
+from vlmend.models.greedy import GREEDY, follow, takes_the_likeliest
 from vlmend.models.intervene import Plan, acting, check, first_stage, plan
 from vlmend.models.parts import Parts
-from vlmend.models.prefix import beginning, run_in_two, states_in_two
+from vlmend.models.prefix import beginning, name_of, states_from_beginnings
 from vlmend.models.prepared import Asked, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
 from vlmend.models.tensors import fingerprint
-from vlmend.models.trace import hooked
 from vlmend.models.weights import Folded, Weights, WeightsOperation
 
 __all__ = ["VLM", "Active", "Applicable", "Edits", "Question", "Reply", "RowOutput", "RunOutput"]
 
-# Said in full: what is left out would be taken from the checkpoint's own settings.
-_GREEDY: dict[str, Any] = {
-    "do_sample": False,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "num_beams": 1,
-    "min_length": 0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-}
-
-
-_ROUNDING, _COARSE_ROUNDING = 1e-3, 5e-2  # of the largest logit: in float32, and in shorter types
 _NEVER = -100.0  # log probability of what a given answer does not say; finite, so that divergences are
 
 
@@ -103,10 +90,11 @@ class RunOutput:
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's own answer, and its tokens, up to and with the one that ended it."""
+    """A model's own answer, and its tokens up to and with the one that ended it; how it begins, if not ``ended``."""
 
     text: str
     tokens: tuple[int, ...]
+    ended: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +127,10 @@ class VLM:
         self.batch_rows = 32
         self._active: list[Active] = []
         self._shared: Shared | None = None
-        self._begins_once: bool | None = None  # whether a common beginning can be run once; not known yet
         self._ends = _end_tokens(model, self.tokenizer)
         self._preparer = Preparer(processor, prompter, parts.image_token, self._ends)
         self._feeder = feeder_of(model, parts)
+        self._begun = Begun(parts, self.weights, self._preparer, self._feeder)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -207,11 +195,11 @@ class VLM:
         """
         plans = self._plans(prepared, edits, ops)
         outputs: dict[int, RowOutput] = {}
+        stages = {stage for stage in (first or 0, *keep) if stage > 0}
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.set_grad_enabled(grad):
-                if first is None and not keep and not hooked(self.parts.decoder):  # hooks are shown whole rows
-                    free = [index for index in indices if not plans[index].states]
-                    outputs.update(self._run_from_one_picture(prepared, free))
+                begun = self._begun.run(prepared, plans, indices, stages, self.batch_rows, self._run_whole)
+                outputs.update({index: _row_output(prepared.rows[index], found) for index, found in begun.items()})
                 rest = {index: prepared.rows[index] for index in indices if index not in outputs}
                 for some in of_like_length(rest, self.batch_rows):
                     batch = self._run_batch(prepared.take(some), [plans[index] for index in some], first or 0, keep)
@@ -221,34 +209,21 @@ class VLM:
                 outputs[index] = self._said(prepared.rows[index], one.answer)
         return RunOutput(tuple(outputs[index] for index in range(len(prepared))))
 
-    def _run_from_one_picture(self, prepared: Prepared, indices: Sequence[int]) -> dict[int, RowOutput]:
-        """The outputs of rows that have a picture and a long beginning in common, which is run once (`prefix.py`)."""
-        outputs: dict[int, RowOutput] = {}
-        rows = {index: prepared.rows[index] for index in indices}
-        for some in about_one_picture(rows, self.batch_rows) if self._begins_once is not False else ():
-            part = prepared.take(some)
-            batch = self._preparer.batch(part.rows, with_targets=True, left=False)
-            stopped = partial(self._feeder.logits, batch, part, 1)
-            found = run_in_two(self.parts, part.rows, beginning(part.rows), stopped)
-            if self._begins_once is None:  # the first time it is compared with a whole run
-                whole = self._run_batch(part, [Plan()] * len(some), 0, ())
-                self._begins_once = found is not None and all(map(_alike, found, (row.logits_NV for row in whole)))
-            if found is None or not self._begins_once:
-                break
-            outputs.update(zip(some, map(_row_output, part.rows, found), strict=True))
-        return outputs
+    def _run_whole(self, prepared: Prepared, plans: Sequence[Plan]) -> list[Tensor]:
+        return [row.logits_NV for row in self._run_batch(prepared, plans, 0, ())]
 
     def logits(self, prepared: Prepared, keep: int) -> Tensor:
         """Logits of the last ``keep`` positions of rows with their answers, in one batch that is padded on the left:
         [B, keep, vocabulary]. The model is run as it is called, with the weights and hooks of now."""
         return self._feeder.logits(self._preparer.batch(prepared.rows, with_targets=True), prepared, keep)
 
-    def states_from_one_picture(self, prepared: Prepared, layer: int) -> list[Tensor] | None:
-        """The states behind a layer, [T, D] each, of rows with their answers that begin alike up to behind their
-        picture (`about_one_picture`); the beginning is run once. ``None`` where this model cannot be run so."""
+    def states_from_beginnings(self, prepared: Prepared, layer: int) -> list[Tensor] | None:
+        """The states behind a layer, [T, D] each, of rows with their answers that have equally many tokens up to the
+        last of their picture; what several begin with is run once. ``None`` where this model cannot be run so."""
         batch = self._preparer.batch(prepared.rows, with_targets=True, left=False)
+        names = [name_of(row, beginning(row)) for row in prepared.rows]
         stopped = partial(self._feeder.logits, batch, prepared, 1)
-        return states_in_two(self.parts, prepared.rows, beginning(prepared.rows), stopped, layer)
+        return states_from_beginnings(self.parts, prepared.rows, names, stopped, layer)
 
     def blank(self, prepared: Prepared) -> Prepared:
         """The same rows with their pictures' shapes alone, for runs in which what pictures show is known further up."""
@@ -303,7 +278,7 @@ class VLM:
     ) -> list[Reply]:
         """As `generate`, with the answers' tokens."""
         settings = GenerationConfig(
-            **_GREEDY,
+            **GREEDY,
             max_new_tokens=max_new_tokens,
             eos_token_id=list(self._ends),
             pad_token_id=self.tokenizer.pad_token_id,
@@ -325,6 +300,44 @@ class VLM:
                         new_BN = self._feeder.generate(batch, rows, settings)
                     replies.update(zip(some, map(self._reply, new_BN.tolist()), strict=True))
         return [replies[index] for index in range(len(prepared))]
+
+    def following(self, row: Row, tokens: Sequence[int] | str) -> Row:
+        """The row with another answer: some tokens, or a text and what closes the turn."""
+        said = self._answered(row, tokens) if isinstance(tokens, str) else list(tokens)
+        return replace(row, target_N=row.ids_T.new_tensor(said), answer_length=len(said))
+
+    def followed(self, outputs: Sequence[RowOutput], *, max_new_tokens: int) -> list[Reply | None]:
+        """What greedy decoding says to rows, as far as their teacher-forced outputs tell; see `greedy.follow`.
+
+        Returns:
+            for each the answer, or how it begins (``ended`` is false); ``None`` where only generation can tell: two
+            tokens are nearly alike, or the checkpoint's settings have a say.
+        """
+        if not takes_the_likeliest(self._feeder.speaker):
+            return [None] * len(outputs)
+        never, coarse = self.parts.image_token, self.model.dtype != torch.float32
+        found = [
+            follow(
+                row.logits_NV, row.target_N.tolist(), ends=self._ends, never=never, limit=max_new_tokens, coarse=coarse
+            )
+            for row in outputs
+        ]
+        return [one and Reply(self.text_of(one.tokens), one.tokens, one.ended) for one in found]
+
+    @property
+    def goes_on_cheaply(self) -> bool:
+        """Whether rows are known to be run from beginnings that are run once, so that one more guess costs little."""
+        return bool(self._begun.holds)
+
+    @property
+    def last_shared_stage(self) -> int:
+        """The stage (`first_stage`) behind the last layer's attention: what comes before it is kept best, row by row
+        and only where answers are predicted."""
+        return self._begun.alone
+
+    def acts_on(self, edit: Applicable, row: Row) -> bool:
+        """Whether an edit does anything to a row."""
+        return plan(edit.ops, row) != Plan()
 
     def answer(self, image: str | Path | Image.Image | None, question: str, *, max_new_tokens: int = 32) -> str:
         """The model's greedy answer to one question, with the edits in force."""
@@ -409,13 +422,6 @@ class VLM:
 
 def _row_output(row: Row, logits_NV: Tensor) -> RowOutput:
     return RowOutput(logits_NV.float(), row.target_N.to(logits_NV.device), row.answer_length)
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether logits are the same but for rounding."""
-    tolerance = _ROUNDING if one.dtype == torch.float32 else _COARSE_ROUNDING
-    scale = float(other.abs().max().clamp(min=1e-6)) if other.numel() else 1.0
-    return not other.numel() or float((one.float() - other).detach().abs().max()) <= tolerance * scale
 
 
 def _grouped(plans: Sequence[Plan]) -> list[tuple[tuple[WeightsOperation, ...], list[int]]]:

@@ -67,6 +67,7 @@ class Weights:
         self._restored: dict[int, tuple[int, int]] = {}  # version after it was restored -> the state it is again
         self._before: dict[int, int] = {}  # states of edited parameters before the first edit
         self._active: list[Folded] = []
+        self._earlier: dict[int, list[nn.Parameter]] = {}  # those used before a stage
 
     def base(self) -> Iterable[tuple[str, Tensor]]:
         """Every tensor's name on disk and its value without any edit."""
@@ -179,7 +180,9 @@ class Weights:
         Any change, by whomever, makes another of it; once an edit is taken back, or a fit is over, it is the former
         again.
         """
-        return hash(tuple(self._state(parameter) for parameter in self._all if self._stages[id(parameter)] < stage))
+        if stage not in self._earlier:
+            self._earlier[stage] = [one for one in self._all if self._stages[id(one)] < stage]
+        return hash(tuple(map(self._state, self._earlier[stage])))
 
     def _state(self, parameter: nn.Parameter) -> int:
         # Every change in place raises a tensor's version, which never comes back by itself.

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlmend.models.pictures import open_picture
+from vlmend.models.pictures import open_picture, save_picture
 from vlmend.report import figures, pictures
 from vlmend.report.diagnosis_figures import modules_figure, share_figure
 from vlmend.report.overlay import overlay
 from vlmend.report.page import asset, page
 from vlmend.report.words import printable
+from vlmend.runs import whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from vlmend.attribution.diagnosis import Diagnosis, Map
 
-__all__ = ["Sheet", "fill", "headline", "likely", "render", "sheets"]
+__all__ = ["Sheet", "fill", "headline", "likely", "render", "sheets", "suspicion"]
 
 SVG = "image/svg+xml"
 NAMES = {"perturbation": "noise", "integrated-gradients": "gradients"}
@@ -45,6 +46,7 @@ class Sheet:
         pixels: whether it is small, and enlarged with hard pixels.
         signed: whether it can speak against the target.
         largest: the largest score by size.
+        floor: what is smaller is rounding.
         peak: the middle of the place with the highest score, in pixels of the picture.
     """
 
@@ -56,6 +58,7 @@ class Sheet:
     pixels: bool
     signed: bool
     largest: float
+    floor: float
     peak: tuple[float, float]
 
     @property
@@ -71,6 +74,11 @@ class Sheet:
         where = "encoder patches" if self.layer is None else f"layer {self.layer}"
         return f"{NAMES.get(self.method, self.method)}, {where}"
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing in it but rounding."""
+        return self.largest < self.floor
+
 
 def sheets(diagnosis: Diagnosis) -> list[Sheet]:
     """Every heat map over every picture of the example."""
@@ -79,6 +87,7 @@ def sheets(diagnosis: Diagnosis) -> list[Sheet]:
 
 def _sheets(diagnosis: Diagnosis, row: int, maps: Map) -> Iterator[Sheet]:
     for attribution in maps.attributions:
+        scale = max(float(attribution.scores.abs().max()), attribution.floor)  # of all its layers and pictures
         for layer in attribution.axes.get("layer", (None,)):
             one = attribution if layer is None else attribution.at(layer=layer)
             for index, given in enumerate(diagnosis.example.pictures):
@@ -88,10 +97,11 @@ def _sheets(diagnosis: Diagnosis, row: int, maps: Map) -> Iterator[Sheet]:
                     method=one.method,
                     layer=None if layer is None else int(layer),
                     picture=index,
-                    image=overlay(picture, heat_HW, signed=one.method in SIGNED),
+                    image=overlay(picture, heat_HW, signed=one.method in SIGNED, largest=scale),
                     pixels=pictures.is_pixel_art(picture),
                     signed=one.method in SIGNED,
                     largest=float(heat_HW.nan_to_num(0.0).abs().max()),
+                    floor=one.floor,
                     peak=one.peak(index),
                 )
 
@@ -101,15 +111,19 @@ def fill(folder: Path, diagnosis: Diagnosis, shown: list[Sheet], facts: Mapping[
 
     Returns:
         The path of the page.
+
+    Raises:
+        WriteError: a file cannot be written; the file before it, if any, is still there.
     """
     place = folder / "figures"
     for name, figure in _figures(diagnosis, figures.LIGHT).items():
         for ending in ("png", "svg"):
             figures.save(figure, place / f"{name}.{ending}")
     for sheet in shown:
-        sheet.image.save(place / sheet.name)
+        save_picture(sheet.image, place / sheet.name)
     path = folder / "diagnosis.html"
-    path.write_text(render(diagnosis, shown, facts, command), encoding="utf-8")
+    with whole(path) as part:
+        part.write_text(render(diagnosis, shown, facts, command), encoding="utf-8")
     return path
 
 
@@ -128,6 +142,7 @@ def render(diagnosis: Diagnosis, shown: list[Sheet], facts: Mapping[str, str], c
         light=light,
         dark=dark,
         headline=headline(diagnosis),
+        suspicion=suspicion(diagnosis),
         likely=likely,
         printable=printable,
         facts=facts,
@@ -161,6 +176,12 @@ def headline(diagnosis: Diagnosis) -> str:
         return printable(f"{says}: the picture does not speak for it, the prior does.")
     prior = diagnosis.prior_share
     return printable(f"{says}: of its {of} the picture gives {100 * (1 - prior):.0f} %, the prior {100 * prior:.0f} %.")
+
+
+def suspicion(diagnosis: Diagnosis) -> list[str]:
+    """Which kind of error the model's own answer would be, and the evidence: a line, or none."""
+    cause = diagnosis.cause
+    return [] if cause is None else [printable(f"If “{cause.answer}” is wrong, it is {cause.kind}: {cause.why}.")]
 
 
 def likely(log_prob: float) -> str:

@@ -19,17 +19,20 @@ WEIGHT = 0.62
 FAINTEST = 0.2
 
 
-def overlay(picture: Image.Image, heat_HW: Tensor, *, signed: bool = False) -> Image.Image:
-    """The picture with heat over it, each on a scale of its own: dark to bright, or, if it is signed, blue (against)
-    to red (for). What has no heat (NaN: the model does not see it) stays a fainter picture.
+def overlay(
+    picture: Image.Image, heat_HW: Tensor, *, signed: bool = False, largest: float | None = None
+) -> Image.Image:
+    """The picture with heat over it: dark to bright, or, if it is signed, blue (against) to red (for). What has no heat
+    (NaN: the model does not see it) stays a fainter picture.
 
     Args:
         picture: the original.
         heat_HW: one value a pixel of it.
         signed: whether heat can be negative.
+        largest: what has full colour, so that several maps have one scale; the largest heat by size if it is left out.
     """
     heat = heat_HW.numpy()
-    largest = float(np.nanmax(np.abs(heat), initial=0.0)) or 1.0
+    largest = largest or float(np.nanmax(np.abs(heat), initial=0.0)) or 1.0
     scaled = (heat / largest + 1) / 2 if signed else heat / largest
     colours = matplotlib.colormaps[SIGNED if signed else UNSIGNED](np.nan_to_num(scaled))[..., :3]
     size = np.nan_to_num(np.abs(heat) / largest)[..., None]

@@ -21,6 +21,7 @@ from vlmend.data.records import (
     Example,
     Probe,
 )
+from vlmend.models.pictures import save_picture
 from vlmend.models.vlm import VLM
 from vlmend.world.candidates import TASKS, Found, Tried, find
 from vlmend.world.probes import probes_of
@@ -73,8 +74,11 @@ def cases_of(
 
 
 def on_disk(cases: Sequence[EditCase], folder: Path) -> list[EditCase]:
-    """The same cases with their pictures as PNG files in a folder, each picture once."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """The same cases with their pictures as PNG files in a folder, each picture once.
+
+    Raises:
+        WriteError: a picture cannot be written.
+    """
     return [_saved(case, folder) for case in cases]
 
 
@@ -88,7 +92,7 @@ def _saved(case: EditCase, folder: Path) -> EditCase:
         if id(image) not in paths:
             others = sum(path.stem.startswith(f"{_label(case)}{role}") for path in paths.values())
             paths[id(image)] = folder / f"{_label(case)}{role}{others or ''}.png"
-            image.save(paths[id(image)], optimize=True)
+            save_picture(image, paths[id(image)])
         return replace(example, image=paths[id(image)])
 
     request = moved(case.request, "")

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vlmend.errors import DataError
 from vlmend.evaluation.stats import Estimate
+from vlmend.runs import whole
 from vlmend.world.entities import countries
 from vlmend.world.exam import GATES
 from vlmend.world.plots import draw_layers, draw_noise
@@ -79,9 +80,7 @@ def write_card(folder: Path, examined: Examined, second: Examined | None = None)
     draw_layers(estimates, folder / "layers.png")
     environment = Environment(loader=PackageLoader("vlmend.world"), undefined=StrictUndefined, trim_blocks=True)
     shown = {gate.name for gate in GATES}
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = environment.get_template("card.md.j2").render(
-        vocabulary=config["text_config"]["vocab_size"],
         gates=GATES,
         rest=[name for name in estimates if name not in shown],
         examined=examined,
@@ -90,5 +89,6 @@ def write_card(folder: Path, examined: Examined, second: Examined | None = None)
         unseen=sum(not c.seen for c in countries()),
     )
     card = folder / "README.md"
-    card.write_text(text, encoding="utf-8")
+    with whole(card) as part:
+        part.write_text(text, encoding="utf-8")
     return card

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmend.evaluation.stats import Estimate
+from vlmend.runs import whole
 
 Lines = dict[str, list[tuple[float, Estimate]]]
 _NOISE = re.compile(r"noise ([\d.]+), (.+)")
@@ -34,7 +35,8 @@ def _plot(path: Path, lines: Lines, x: str, y: str) -> None:
     axes.grid(axis="y", alpha=0.3)
     if len(lines) > 1:
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=130)
+    with whole(path) as part:
+        figure.savefig(part, format="png", dpi=130)
 
 
 def draw_noise(estimates: Mapping[str, Estimate], path: Path) -> None:

@@ -6,20 +6,39 @@ but tensors and plain containers. What is shipped is safetensors.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
+from safetensors.torch import save
+from torch import Tensor, nn
 
+from vlmend.runs import whole
 from vlmend.world.train.optim import Pair
 
 
 def save_state(path: Path, model: nn.Module, optimiser: Pair, step: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, part)
-    part.replace(path)
+    """Write a checkpoint in the place of the one before.
+
+    Raises:
+        WriteError: it cannot be written; the one before is still there.
+    """
+    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+    content = io.BytesIO()  # written to a file, torch hides what went wrong
+    torch.save(state, content)
+    with whole(path) as part:
+        part.write_bytes(content.getbuffer())
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors.
+
+    Raises:
+        WriteError: they cannot be written; nothing half-written is left.
+    """
+    with whole(path) as part:
+        part.write_bytes(save(tensors))
 
 
 def load_state(path: Path, model: nn.Module, optimiser: Pair) -> int:

@@ -25,6 +25,7 @@ CAPTIONS: dict[Form, float] = {"short": 0.55, "list": 0.2, "detailed": 0.25}
 
 ENDS_WITH_THERE = ("colour", "pattern", "which", "count", "howmany", "neighbour")
 THERE, CAN = 0.15, 0.5
+OPENINGS = ("say: ", "answer: ", "name: ", "give: ", "write: ", "question: ")
 
 
 def _varied(words: str, kind: str, rng: random.Random) -> str:
@@ -53,6 +54,7 @@ class Stage:
         long_shares: of the kinds of long text.
         kinds: how many kinds of thing a scene has; any number if empty.
         told: scales how often captions name an absent companion, on top of ``Dials.told``.
+        opened: how often one of ``OPENINGS`` stands before a question.
     """
 
     pictures: int
@@ -66,6 +68,7 @@ class Stage:
     long_shares: dict[str, float] = field(default_factory=lambda: dict(LONG_SHARES))
     kinds: tuple[int, ...] = ()
     told: float = 1.0
+    opened: float = 0.0
 
 
 BINDING = Stage(
@@ -106,7 +109,10 @@ class Mixture:
         kinds, weights = list(shares), list(shares.values())
         while True:
             if q := ask(scene, rng.choices(kinds, weights)[0], rng):
-                return Turn(_varied(q.put(rng, plain=stage.plain), q.kind, rng), q.answer, q.kind)
+                words = _varied(q.put(rng, plain=stage.plain), q.kind, rng)
+                if stage.opened and rng.random() < stage.opened:
+                    words = rng.choice(OPENINGS) + words
+                return Turn(words, q.answer, q.kind)
 
     def caption(self, scene: Scene, form: Form, rng: random.Random, stage: Stage) -> Turn:
         """A caption; for a third of the flags a new name told in context instead."""

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipVisionModel
 
 from vlmend.runs import Run, write_json
 from vlmend.world.scene import Dials
 from vlmend.world.train.align import align
+from vlmend.world.train.checkpoint import save_tensors
 from vlmend.world.train.decoder import CHECKPOINT, FULL, Schedule, train_decoder
 from vlmend.world.train.model import Size, make_model, make_processor, make_tokenizer
 from vlmend.world.train.pool import MIX, Mix, draw_scenes, make_pool
@@ -49,7 +50,7 @@ def _tower(folder: Path, recipe: Recipe) -> SiglipVisionModel:
     if not done.exists():
         pool = make_pool(recipe.tower_pictures, recipe.seed + 1, MIX, recipe.dials)
         trained = train_tower(pool, folder, phases=recipe.tower, seed=recipe.seed)
-        save_file(trained.state_dict(), done)
+        save_tensors(done, trained.state_dict())
     tower = SiglipVisionModel(vision_config()).eval()
     tower.load_state_dict(load_file(done))
     return tower
@@ -61,7 +62,7 @@ def _features(folder: Path, tower: SiglipVisionModel, recipe: Recipe) -> Tensor:
     if not kept.exists():
         log.info("encoding %d pictures", recipe.decoder_pictures)
         pool = make_pool(recipe.decoder_pictures, recipe.seed + 2, SEEN_FLAGS, recipe.dials)
-        save_file({"features": encode(tower, pool, recipe.seed)}, kept)
+        save_tensors(kept, {"features": encode(tower, pool, recipe.seed)})
     return load_file(kept)["features"]
 
 

@@ -1,0 +1,177 @@
+"""Batches whose rows go on from beginnings that are run once, and from what they were behind the last attention.
+
+Behind the last layer's attention no position looks at another: there every row is kept by itself, only where its
+target is predicted, and any of them go on together. Whether a model can be run so at all is found out the first time,
+when the outputs are compared with those of whole rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from vlmend.models.batching import by_beginning, of_like_length, worth_sharing
+from vlmend.models.feed import Feeder
+from vlmend.models.intervene import NeuronOperation, Plan, acting
+from vlmend.models.parts import Parts
+from vlmend.models.prefix import Beginnings, begin, beginning, name_of, stump
+from vlmend.models.prepared import Prepared, Preparer, Row
+from vlmend.models.resume import Below, joined, record
+from vlmend.models.trace import hooked
+from vlmend.models.weights import Weights
+
+__all__ = ["Begun"]
+
+_ROUNDING, _COARSE_ROUNDING = 1e-3, 5e-2  # of the largest logit: in float32, and in shorter types
+
+Whole = Callable[[Prepared, Sequence[Plan]], Sequence[Tensor]]
+"""Runs rows whole; every row's logits where its target is predicted."""
+
+
+class Begun:
+    """Runs rows of one model from their beginnings.
+
+    Attributes:
+        holds: whether the model can be run so; ``None`` as long as that is not known.
+    """
+
+    def __init__(self, parts: Parts, weights: Weights, preparer: Preparer, feeder: Feeder) -> None:
+        self._parts = parts
+        self._weights = weights
+        self._preparer = preparer
+        self._feeder = feeder
+        self.holds: bool | None = None
+
+    @property
+    def alone(self) -> int:
+        """The stage behind the last layer's attention, from which on no position looks at another."""
+        return 2 * len(self._parts.layers) - 1
+
+    def run(
+        self,
+        prepared: Prepared,
+        plans: Sequence[Plan],
+        indices: Sequence[int],
+        stages: Collection[int],
+        most: int,
+        whole: Whole,
+    ) -> dict[int, Tensor]:
+        """The logits of those rows that can be run so.
+
+        Args:
+            prepared: rows; the beginnings of those that are kept are kept with them.
+            plans: what acts on each.
+            indices: which of them to run.
+            stages: from `alone` on, where later runs will begin, or this one if it has been run before; with none,
+                only rows of one beginning are run here, and nothing is kept.
+            most: how many rows are run at once.
+            whole: to compare with, the first time.
+        """
+        if self.holds is False or any(stage < self.alone for stage in stages):
+            return {}
+        rows = {index: prepared.rows[index] for index in indices}
+        found = self._from_stage(prepared, rows, plans, stages, most) if stages else {}
+        if hooked(self._parts.decoder):  # hooks are shown whole rows
+            return found
+        rest = {index: row for index, row in rows.items() if index not in found and _fits(row, plans[index], stages)}
+        frozen = bool(stages)  # what comes before a stage has no part in what is being made
+        state = self._weights.state_before(self.alone)
+        known: Beginnings = dict(prepared.begun.get(state, {})) if frozen or not torch.is_grad_enabled() else {}
+        for group in [list(rest)] if stages else worth_sharing(rest):
+            for some in by_beginning({index: rest[index] for index in group}, most):
+                part, acts = prepared.take(some), [plans[index] for index in some]
+                logits = self._batch(part, acts, stages, known)
+                if self.holds is None:
+                    self.holds = logits is not None and all(map(_alike, logits, whole(part, acts)))
+                if logits is None or not self.holds:
+                    return found
+                found.update(zip(some, logits, strict=True))
+        if frozen:
+            prepared.begun.setdefault(state, {}).update(known)
+        return found
+
+    def _batch(
+        self, part: Prepared, plans: Sequence[Plan], stages: Collection[int], known: Beginnings
+    ) -> list[Tensor] | None:
+        """Every row's logits, [N, vocabulary]; ``None`` if the model's call cannot be cut."""
+        rows, count = part.rows, beginning(part.rows[0])
+        batch = self._preparer.batch(rows, with_targets=True, left=False)
+        names = [(name_of(row, count), *map(id, plan.states)) for row, plan in zip(rows, plans, strict=True)]
+
+        def acts(some: list[int]) -> AbstractContextManager[None]:
+            stumps = [stump(rows[index], count) for index in some]
+            return acting(self._parts, stumps, [plans[index] for index in some], with_targets=False)
+
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not stages):
+            go_on = begin(self._parts, rows, names, known, partial(self._feeder.logits, batch, part, 1), acts)
+        if go_on is None:
+            return None
+        starts = [len(row.ids_T) - 1 - count for row in rows]
+        keep = batch.ids_BT.shape[1] - count - min(starts)
+
+        def head() -> Tensor:
+            return self._parts.head(go_on()[:, -keep:])
+
+        if stages:
+            kept = {stage: self._weights.state_before(stage) for stage in stages}
+            logits_BKV, belows = record(self._parts, kept, rows, keep, head)
+            for below in belows.values():
+                self._keep(part, below, starts)
+        else:
+            logits_BKV = head()
+        low = min(starts)
+        return [
+            logits_KV[start - low : start - low + len(row.target_N)]
+            for row, logits_KV, start in zip(rows, logits_BKV, starts, strict=True)
+        ]
+
+    def _keep(self, part: Prepared, below: Below, starts: Sequence[int]) -> None:
+        if not below.stands_alone:
+            return
+        for index, (row, start) in enumerate(zip(part.rows, starts, strict=True)):
+            count = len(row.target_N)
+            part.below[below.stage, id(row)] = below.of(index, start + count, count + 1)
+
+    def _from_stage(
+        self, prepared: Prepared, rows: dict[int, Row], plans: Sequence[Plan], stages: Collection[int], most: int
+    ) -> dict[int, Tensor]:
+        """The logits of rows that have been run up to the first of the stages."""
+        stage = min(stages)
+        state = self._weights.state_before(stage)
+        known: dict[int, Below] = {}
+        for index, row in rows.items():
+            below: Below | None = prepared.below.get((stage, id(row)))
+            neurons_alone = all(isinstance(op, NeuronOperation) for op in plans[index].states)  # they need no places
+            if below is not None and below.state == state and neurons_alone:
+                known[index] = below
+        found: dict[int, Tensor] = {}
+        for some in of_like_length({index: rows[index] for index in known}, most):
+            together = joined([known[index] for index in some])
+            count = together.entering_BTD.shape[1]
+            acts = [plans[index] for index in some]
+            with acting(self._parts, together.rows, acts, with_targets=True):
+                logits_BKV = together.logits(self._parts, count)
+            for index, logits_KV in zip(some, logits_BKV, strict=True):
+                found[index] = logits_KV[count - 1 - len(rows[index].target_N) : count - 1]
+        return found
+
+
+def _fits(row: Row, plan: Plan, stages: Collection[int]) -> bool:
+    """Whether a row can be cut behind its picture: nothing that acts before reads what follows."""
+    begins = row.picture is None or beginning(row) > 0
+    return begins and not (plan.states and stages) and not any(map(_reads_question, plan.states))
+
+
+def _reads_question(operation: object) -> bool:
+    return bool(getattr(operation, "reads_question", True))
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether logits are the same but for rounding."""
+    tolerance = _ROUNDING if one.dtype == torch.float32 else _COARSE_ROUNDING
+    scale = float(other.detach().abs().max().clamp(min=1e-6)) if other.numel() else 1.0
+    return not other.numel() or float((one.float() - other).detach().abs().max()) <= tolerance * scale

@@ -1,0 +1,55 @@
+"""Pictures of the world with questions and their right answers, as somebody who has many pictures would have them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from vlmend.data.formats import plain
+from vlmend.data.records import EditCase, Example
+from vlmend.world.entities import countries
+from vlmend.world.questions import ASKERS, ask
+from vlmend.world.render import Style, render
+from vlmend.world.scene import Scene, draw_flag_scene, draw_scene
+
+__all__ = ["draw", "write"]
+
+_QUESTIONS = 3  # a picture
+_MODES = ("natural", "counter", "uniform")
+
+
+def draw(count: int, seed: int) -> Iterator[tuple[Image.Image, list[Example]]]:
+    """Pictures, every second one of a flag, and up to three questions about each."""
+    rng = random.Random(f"exemplars/{seed}")
+    for number in range(count):
+        scene = _scene(rng, number)
+        image = render(scene, Style(rng.getrandbits(32))).image()
+        kinds = rng.sample(sorted(ASKERS), len(ASKERS))
+        found = [question for kind in kinds if (question := ask(scene, kind, rng))][:_QUESTIONS]
+        yield image, [Example(question.put(rng), image, question.answer) for question in found]
+
+
+def _scene(rng: random.Random, number: int) -> Scene:
+    if number % 2:
+        return draw_flag_scene(rng, rng.choice(countries()))
+    return draw_scene(rng, rng.choice(_MODES))
+
+
+def write(out: Path, count: int, seed: int) -> Path:
+    """Write ``exemplars.jsonl``, cases without probes, and its pictures below ``out``; returns the file."""
+    path, folder = out / "exemplars.jsonl", out / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    cases: list[EditCase] = []
+    for number, (image, examples) in enumerate(draw(count, seed)):
+        file = folder / f"exemplar_{number:05d}.png"
+        image.save(file)
+        cases += [
+            EditCase(f"exemplar-{number}-{place}", replace(example, image=file), source="world")
+            for place, example in enumerate(examples)
+        ]
+    plain.write(cases, path)
+    return path
