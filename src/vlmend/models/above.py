@@ -77,7 +77,7 @@ class Above:
             part = prepared.take(some)
             found = self._vlm.states_from_beginnings(part, self.layer)
             if self._begins_once is None:  # the first time it is compared with a whole run
-                self._begins_once = found is not None and all(map(_same, self._whole(part), found))
+                self._begins_once = found is not None and all(map(_same, self._whole(prepared.take(some[:2])), found))
             if found is None or not self._begins_once:
                 break
             for index, row, states_TD in zip(some, part.rows, found, strict=True):
