@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from hypothesis import settings
 from PIL import Image
 
 if TYPE_CHECKING:
-    from vlmend import VLM, EditCase
+    from vlmend import VLM, Edit, EditCase, Example
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
@@ -161,3 +162,19 @@ def hooks_of(model: VLM) -> list[tuple[str, tuple[int, ...]]]:
         (name, (*module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks))
         for name, module in model.model.named_modules()
     ]
+
+
+def said_by_forced_runs(vlm: VLM, example: Example, edit: Edit, tokens: int) -> str:
+    """The greedy answer, a token at a time, each by a full forward pass over all before it."""
+    import torch
+
+    prepared = vlm.prepare([example])
+    said: list[int] = []
+    for _ in range(tokens):
+        row = replace(prepared.rows[0], target_N=torch.tensor([*said, 0]), answer_length=len(said) + 1)
+        logits_V = vlm.run(replace(prepared, rows=(row,)), edit).rows[0].logits_NV[-1]
+        logits_V[vlm.parts.image_token] = -torch.inf
+        said.append(int(logits_V.argmax()))
+        if said[-1] == vlm.tokenizer.eos_token_id:
+            break
+    return vlm.tokenizer.decode(said, skip_special_tokens=True).strip()

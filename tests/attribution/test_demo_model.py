@@ -43,10 +43,10 @@ def test_it_points_at_the_thing(demo: VLM, shown: list[Shown], method: str) -> N
     assert hits(demo, shown, method) > 0.6
 
 
-@pytest.mark.parametrize("method", ["perturbation", "raw-attention"])
+@pytest.mark.parametrize("method", sorted(MAPS))
 def test_weights_without_knowledge_point_nowhere(demo: VLM, shown: list[Shown], method: str) -> None:
     with demo.using(reinitialised(demo, ("attn", "mlp", "connector", "vision"))):
-        assert hits(demo, shown, method) < 0.4
+        assert hits(demo, shown, method) < 0.3
 
 
 def test_gradients_add_up(demo: VLM, shown: list[Shown]) -> None:
@@ -67,13 +67,13 @@ def test_shares_add_up(demo: VLM, shown: list[Shown]) -> None:
 
 def test_what_passes_where(demo: VLM, shown: list[Shown]) -> None:
     """All of the picture enters at the bottom at its own tokens, and has arrived at the last word at the top."""
-    one = shown[0]
+    one = next(one for one in shown if "colour" in one.example.question)
     found = attribute(demo, one.example, "patching", Target(one.example.answer, token=0))
     whole = found.rest["clean"] - found.rest["corrupted"]
-    assert whole > 0.25
+    assert whole > 0.5
     top = len(demo.parts.layers) - 1
     assert float(found.at(layer=0, group="picture").scores) == pytest.approx(whole, rel=0.01)
     assert float(found.at(layer=top, group="last").scores) > 0.5 * whole
     assert float(found.at(layer=top, group="picture").scores) < 0.5 * whole
     lost = attribute(demo, one.example, "knockout", Target(one.example.answer, token=0), window=99, layers=[0])
-    assert float(lost.at(layer=0, group="words").scores) > 0.5 * whole
+    assert float(lost.at(layer=0, group="words").scores) > 0.5

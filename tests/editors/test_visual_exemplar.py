@@ -107,6 +107,8 @@ def test_only_what_is_answered_rightly_is_an_exemplar(llava, knowing, cases, exe
     assert not method._exemplars(knowing, cases[0].request, wrong)
     with pytest.raises(EditError, match=r"'case-0' has no exemplar: in none of the 3 records .* missing=leave"):
         method.fit(llava, cases[:1])
+    with pytest.raises(EditError, match="is 'refuse' or 'leave', not 'skip'"):
+        replace(method, missing="skip").fit(llava, cases[:1])
     left = replace(method, missing="leave").fit(llava, cases[:1])
     assert not left.ops
     assert [request.case for request in left.requests] == ["case-0"]

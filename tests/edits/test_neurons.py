@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from conftest import FAMILIES, left_alone
+from conftest import FAMILIES, left_alone, said_by_forced_runs
 from vlmend import VLM, Edit, Example
 from vlmend.edits.neurons import NeuronOp
 from vlmend.errors import EditError
@@ -98,17 +96,8 @@ def test_every_row_has_its_own(vlm: VLM, examples):
 
 def test_cached_generation_is_forced_argmax(vlm: VLM, examples):
     mine = neurons(vlm, layer=1, size=3.0)
-    prepared = vlm.prepare(examples[:1])
-    tokens: list[int] = []
-    for _ in range(4):
-        row = replace(prepared.rows[0], target_N=torch.tensor([*tokens, 0]), answer_length=len(tokens) + 1)
-        logits_V = vlm.run(replace(prepared, rows=(row,)), mine).rows[0].logits_NV[-1]
-        logits_V[vlm.parts.image_token] = -torch.inf
-        tokens.append(int(logits_V.argmax()))
-        if tokens[-1] == vlm.tokenizer.eos_token_id:
-            break
-    said = vlm.generate(prepared, mine, max_new_tokens=4)[0]
-    assert said == vlm.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    said = vlm.generate(vlm.prepare(examples[:1]), mine, max_new_tokens=4)[0]
+    assert said == said_by_forced_runs(vlm, examples[0], mine, tokens=4)
 
 
 @pytest.mark.parametrize("layer", [1, -1])

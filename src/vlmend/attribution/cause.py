@@ -11,8 +11,7 @@ perception from errors of knowledge. What it cannot see: a thing misread with co
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -48,7 +47,7 @@ class Cause:
     Attributes:
         kind: "mis-seen" or "mis-known".
         answer: the model's own.
-        held: its mean probability over the altered views (the geometric mean of its tokens').
+        held: its mean probability over the altered views (`RowOutput.probability`).
         lowest: the smallest of them.
         views: how many there are.
         seen: its probability with the picture as it is.
@@ -103,7 +102,10 @@ def cause_of(
     if not answer:
         raise AttributionError(f"the model says nothing to {example.question!r}")
     given = replace(example, answer=answer)
-    seen, unseen, *held = _probabilities(vlm, [given, greyed(given), *views(given)])
+    rows = vlm.run(vlm.prepare([given, greyed(given), *views(given)])).rows
+    if not rows[0].answer_length:
+        raise AttributionError(f"the answer {answer!r} has no tokens: there is nothing to weigh")
+    seen, unseen, *held = (row.probability for row in rows)
     mean = sum(held) / len(held)
     kind: Kind = "mis-known" if mean >= firm else "mis-seen"
     return Cause(kind, answer, mean, min(held), len(held), seen, unseen, firm)
@@ -137,15 +139,3 @@ def _shifted(pixels: np.ndarray, down: int, across: int) -> np.ndarray:
 
 def _image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-
-
-def _probabilities(vlm: VLM, examples: Sequence[Example]) -> list[float]:
-    """Of each example's answer: the geometric mean of its tokens'."""
-    found: list[float] = []
-    for row in vlm.run(vlm.prepare(examples)).rows:
-        if not row.answer_length:
-            raise AttributionError(f"the answer {examples[0].answer!r} has no tokens: there is nothing to weigh")
-        values_NV = row.logits_NV[: row.answer_length].log_softmax(-1)
-        target_N1 = row.target_N[: row.answer_length, None].to(values_NV.device)
-        found.append(math.exp(float(values_NV.gather(-1, target_N1).mean())))
-    return found

@@ -1,7 +1,7 @@
 """T-Patcher: a few more neurons in the last layer, one for each token that is answered wrongly.
 
-Huang et al., *Transformer-Patcher: One Mistake worth One Neuron*, ICLR 2023, arXiv 2301.09785, section 4; a baseline
-of VisEdit. A patch is a neuron beside those of the last decoder layer's feed-forward part: with the input q [D] of that
+Huang et al., *Transformer-Patcher: One Mistake worth One Neuron*, ICLR 2023, arXiv 2301.09785; a baseline of
+VisEdit. A patch is a neuron beside those of the last decoder layer's feed-forward part: with the input q [D] of that
 part, it adds relu(q k + b) v, with a key k [D], a bias b and a value v [D]. For every token of the target that the
 model does not predict (the one that closes the answer is among them) there is one, whose q_e is the input where that
 token is predicted; it begins at k = q_e / |q_e|^2 and b = 0, where its activation is 1, and v = 0. With M [N, D],

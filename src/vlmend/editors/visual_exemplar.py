@@ -84,7 +84,7 @@ class VisualExemplar:
 
         Raises:
             EditError: there are no cases; a request has no target, no picture, or no exemplar; there are no exemplars
-                at all; a share is none; or the states are not finite.
+                at all; a share or ``missing`` is none that is known; or the states are not finite.
             DataError: the exemplars cannot be read.
             PartsError: the model has no such layers.
         """
@@ -93,6 +93,8 @@ class VisualExemplar:
             raise EditError(f"case '{blind[0]}' has no picture, whose visual states could be changed")
         if wrong := [share for share in self.shares if not 0 < share <= 1]:
             raise EditError(f"a share of a picture's tokens is above 0 and at most 1, not {wrong[0]}")
+        if self.missing not in ("refuse", "leave"):
+            raise EditError(f"what to do about missing exemplars is 'refuse' or 'leave', not {self.missing!r}")
         pool = list(_read(self.exemplars))
         by_picture: dict[str, list[StateOp]] = {}
         for case, row in zip(cases, vlm.prepare([case.request for case in cases]).rows, strict=True):

@@ -99,7 +99,7 @@ def removal(vlm: VLM, example: Example, found: Attribution, answer: str, *, step
     prepared = vlm.prepare([replace(example, image=one[0] if len(one) == 1 else one, answer=answer) for one in mixed])
     if not prepared.rows[0].answer_length:
         raise AttributionError(f"the answer {answer!r} has no tokens: there is nothing to follow")
-    values = [_probability(row.logits_NV, row.target_N, row.answer_length) for row in vlm.run(prepared).rows]
+    values = [row.probability for row in vlm.run(prepared).rows]
     restored = values[: steps + 1]
     kept = [restored[-1], *values[steps + 1 :], restored[0]]
     return Removal(_area(kept), _area(restored), tuple(kept), tuple(restored))
@@ -118,11 +118,6 @@ def _mixed(first: Sequence[np.ndarray], second: Sequence[np.ndarray], chosen: np
         Image.fromarray(np.where(mask[..., None], other, one))
         for mask, one, other in zip(masks, first, second, strict=True)
     )
-
-
-def _probability(logits_NV: Tensor, target_N: Tensor, length: int) -> float:
-    values_NV = logits_NV[:length].log_softmax(-1)
-    return math.exp(float(values_NV.gather(-1, target_N[:length, None].to(values_NV.device)).mean()))
 
 
 def _area(values: Sequence[float]) -> float:

@@ -80,6 +80,13 @@ class RowOutput:
     target_N: Tensor
     answer_length: int
 
+    @property
+    def probability(self) -> float:
+        """Of the answer: the geometric mean of its tokens'; nan without any."""
+        values_NV = self.logits_NV[: self.answer_length].log_softmax(-1)
+        target_N1 = self.target_N[: self.answer_length, None].to(values_NV.device)
+        return float(values_NV.gather(-1, target_N1).mean().exp())
+
 
 @dataclass(frozen=True, eq=False)
 class RunOutput:

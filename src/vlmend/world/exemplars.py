@@ -11,6 +11,7 @@ from PIL import Image
 
 from vlmend.data.formats import plain
 from vlmend.data.records import EditCase, Example
+from vlmend.models.pictures import save_picture
 from vlmend.world.entities import countries
 from vlmend.world.questions import ASKERS, ask
 from vlmend.world.render import Style, render
@@ -40,13 +41,16 @@ def _scene(rng: random.Random, number: int) -> Scene:
 
 
 def write(out: Path, count: int, seed: int) -> Path:
-    """Write ``exemplars.jsonl``, cases without probes, and its pictures below ``out``; returns the file."""
+    """Write ``exemplars.jsonl``, cases without probes, and its pictures below ``out``; returns the file.
+
+    Raises:
+        WriteError: one of them cannot be written.
+    """
     path, folder = out / "exemplars.jsonl", out / "images"
-    folder.mkdir(parents=True, exist_ok=True)
     cases: list[EditCase] = []
     for number, (image, examples) in enumerate(draw(count, seed)):
         file = folder / f"exemplar_{number:05d}.png"
-        image.save(file)
+        save_picture(image, file)
         cases += [
             EditCase(f"exemplar-{number}-{place}", replace(example, image=file), source="world")
             for place, example in enumerate(examples)

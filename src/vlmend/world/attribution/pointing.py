@@ -80,10 +80,12 @@ def best_layers(vlm: VLM, trial: Trial) -> dict[str, int]:
 
 def settings_of(ways: Sequence[Way]) -> dict[str, dict[str, Any]]:
     """What each method is called with, so that it makes the maps of these ways and, where it can, no others."""
-    settings: dict[str, dict[str, Any]] = {
-        way.method: {**SETTINGS[way.method], "layers": [way.layer]} for way in ways if way.method != RAW
+    layers: dict[str, list[int | None]] = {}
+    for way in ways:
+        layers.setdefault(way.method, []).append(way.layer)
+    return {
+        method: {**SETTINGS[method], **({} if None in some else {"layers": some})} for method, some in layers.items()
     }
-    return settings | {RAW: dict(SETTINGS[RAW])}
 
 
 def _hits(vlm: VLM, shown: Sequence[Shown], ways: Sequence[Way]) -> dict[tuple[str, bool], list[float]]:
