@@ -49,6 +49,7 @@ __all__ = ["Drawn", "Learned", "VEADLesson", "VEADTraining", "mapper_losses"]
 
 _REQUEST, _STAY = "reliability", "kl"
 _AT_ONCE = 64  # cases that are prepared together
+_PLAUSIBLE = 2  # times as many answers as are drawn, to draw them from
 _LEAST = 1e-8  # under a logarithm, as published
 
 
@@ -67,9 +68,10 @@ class VEADTraining:
         keep_weight: of their divergence.
         reads: what the adapter reads of an edit; "all" as published. Words alone are learnt from fewer cases.
         retargets: how many targets beside its own each case is learnt with, drawn from the answers in the cases that
-            are about as long.
+            are about as long and that the model holds likely there.
         mapper_weight: of the mapper's losses.
-        samples: visual tokens that these look at in a step.
+        mapped: how many of a step's cases these look at; ``None`` for all. They cost as much as all the rest.
+        samples: visual tokens of each that they look at.
         draws: of the noise on each.
         noise: its standard deviation.
         influenced: layers whose attention the noise enters; ``None`` for all above the adapters.
@@ -89,6 +91,7 @@ class VEADTraining:
     reads: Reads = "all"
     retargets: int = 0
     mapper_weight: float = 0.1
+    mapped: int | None = None
     samples: int = 24
     draws: int = 1
     noise: float = 0.7
@@ -168,7 +171,7 @@ class VEADLesson:
             )
         self.above = Above(vlm, self.layers[0])
         self._before: dict[int, Tensor] = {}
-        self.learned = self._prepared(_retargeted(learned, method))
+        self.learned = self._prepared(_retargeted(vlm, learned, method))
         self.held = self._prepared(held)
         sizes = (method.width, method.heads, method.gate_width)
         with torch.random.fork_rng(devices=[]):
@@ -217,7 +220,8 @@ class VEADLesson:
             before = self._unedited([row for *_, row in stay])
             terms[_STAY] = method.keep_weight * _divergence(before, found[len(must) :])
         if method.gate_width and method.mapper_weight:
-            for name, loss in self._mapper(cases, edits, drawn).items():
+            some = slice(method.mapped)
+            for name, loss in self._mapper(cases[some], edits[some], drawn[some]).items():
                 terms[f"mapper {name}"] = method.mapper_weight * loss
         return torch.stack(list(terms.values())).sum(), {name: float(term.detach()) for name, term in terms.items()}
 
@@ -326,21 +330,38 @@ class VEADLesson:
         return made
 
 
-def _retargeted(cases: Sequence[EditCase], method: VEADTraining) -> list[EditCase]:
-    """Every case, followed by the same with other targets at all that must follow."""
+def _retargeted(vlm: VLM, cases: Sequence[EditCase], method: VEADTraining) -> list[EditCase]:
+    """Every case, followed by the same with other targets at all that must follow.
+
+    These are drawn from the answers that the model holds likeliest there, by their first tokens: a country is asked
+    for and a country is answered.
+    """
     answers = sorted({e.answer for c in cases for e in (c.request, *(p.example for p in c.probes)) if e.answer})
+    if not method.retargets or not answers:
+        return list(cases)
     rng = random.Random(method.seed)
     made: list[EditCase] = []
-    for case in cases:
-        made.append(case)
-        others = [answer for answer in answers if _like_length(answer, case.request.answer or "")]
-        for answer in rng.sample(others, min(method.retargets, len(others))):
-            probes = tuple(
-                replace(probe, example=replace(probe.example, answer=answer)) if probe.kind in method.learns else probe
-                for probe in case.probes
-            )
-            made.append(replace(case, request=replace(case.request, answer=answer), probes=probes))
+    for start in range(0, len(cases), _AT_ONCE):
+        some = cases[start : start + _AT_ONCE]
+        prepared = vlm.prepare([case.request for case in some])
+        opening = torch.stack([vlm.following(prepared.rows[0], answer).target_N[0] for answer in answers])
+        with torch.no_grad():
+            outputs = vlm.run(prepared).rows
+        for case, output in zip(some, outputs, strict=True):
+            order = output.logits_NV[0].cpu()[opening].argsort(descending=True, stable=True).tolist()
+            others = [answers[at] for at in order if _like_length(answers[at], case.request.answer or "")]
+            likely = others[: _PLAUSIBLE * method.retargets]
+            made.append(case)
+            made += [_with_target(case, one, method) for one in rng.sample(likely, min(method.retargets, len(likely)))]
     return made
+
+
+def _with_target(case: EditCase, answer: str, method: VEADTraining) -> EditCase:
+    probes = tuple(
+        replace(probe, example=replace(probe.example, answer=answer)) if probe.kind in method.learns else probe
+        for probe in case.probes
+    )
+    return replace(case, request=replace(case.request, answer=answer), probes=probes)
 
 
 def _like_length(one: str, other: str) -> bool:

@@ -9,7 +9,7 @@ decoded.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,46 +102,57 @@ class Watch:
         self, prepared: Prepared, tries: Sequence[Sequence[Row]], edit: Edit | None, kept: Mapping[str, Any]
     ) -> list[_Heard]:
         """What the model makes of every row's known answer, and what it answers; ``tries`` are rows with guesses."""
-        distinct = list({id(row): row for row in prepared.rows}.values())
-        guesses: list[tuple[int, Row]] = [(id(row), row) for row in distinct]
-        guesses += [(id(row), one) for row, some in zip(prepared.rows, tries, strict=True) for one in some]
-        known: dict[int, RowOutput] = {}
-        replies: dict[int, Reply] = {}
-        by: dict[int, Row] = {}
-        for again in range(_GUESSES + 1):
-            outputs = self._run(replace(prepared, rows=tuple(row for _, row in guesses)), edit, kept)
-            known = known or dict(zip((id(row) for row in distinct), outputs, strict=False))
-            if not self._answers:
-                break
-            begun: dict[int, Reply] = {}
-            for (owner, row), reply in zip(
-                guesses, self._vlm.followed(outputs, max_new_tokens=self._limit), strict=True
-            ):
-                if reply is not None and reply.ended and owner not in replies:
-                    replies[owner] = reply
-                    by[owner] = row
-                elif reply is not None and len(reply.tokens) >= len(begun.get(owner, reply).tokens):
-                    begun[owner] = reply
-            if again == _GUESSES or not self._vlm.goes_on_cheaply:
-                break
-            guesses = [
-                (id(row), self._vlm.following(row, (*begun[id(row)].tokens, self._vlm.ends[0])))
-                for row in distinct
-                if id(row) in begun and id(row) not in replies
-            ]
-            if not guesses:
-                break
+        rows = list({id(row): row for row in prepared.rows}.values())
+        guesses = [(row, row) for row in rows]
+        guesses += [(row, one) for row, some in zip(prepared.rows, tries, strict=True) for one in some]
+
+        def run(some: Sequence[tuple[Row, Row]]) -> Sequence[RowOutput]:
+            return self._run(replace(prepared, rows=tuple(guess for _, guess in some)), edit, kept)
+
+        outputs = run(guesses)
+        known = {id(row): output for row, output in zip(rows, outputs, strict=False)}
+        said: dict[int, tuple[Reply, Row]] = {}
         if self._answers:
-            unknown = [row for row in distinct if id(row) not in replies]
-            some = replace(prepared, rows=tuple(unknown))
+            said = self._guessed(guesses, outputs, run)
+            unknown = tuple(row for row in rows if id(row) not in said)
+            some = replace(prepared, rows=unknown)
             decoded = self._vlm.replies(some, edit, max_new_tokens=self._limit) if unknown else []
             for row, reply in zip(unknown, decoded, strict=True):
-                replies[id(row)] = reply
-                by[id(row)] = self._vlm.following(row, reply.tokens)
-        return [
-            _Heard(known[id(row)], replies.get(id(row)), None if by.get(id(row)) is row else by.get(id(row)))
-            for row in prepared.rows
-        ]
+                said[id(row)] = (reply, self._vlm.following(row, reply.tokens))
+        heard: list[_Heard] = []
+        for row in prepared.rows:
+            reply, guess = said.get(id(row), (None, row))
+            heard.append(_Heard(known[id(row)], reply, None if guess is row else guess))
+        return heard
+
+    def _guessed(
+        self,
+        guesses: Sequence[tuple[Row, Row]],
+        outputs: Sequence[RowOutput],
+        run: Callable[[Sequence[tuple[Row, Row]]], Sequence[RowOutput]],
+    ) -> dict[int, tuple[Reply, Row]]:
+        """The answers to rows that guesses are, by the row's identity, and the guess; ``guesses`` are pairs of both.
+
+        Where a guess is not the answer, the next one is how the answer begins, and an end.
+        """
+        said: dict[int, tuple[Reply, Row]] = {}
+        for again in range(_GUESSES + 1):
+            begun: dict[int, tuple[Reply, Row]] = {}
+            replies = self._vlm.followed(outputs, max_new_tokens=self._limit)
+            for (row, guess), reply in zip(guesses, replies, strict=True):
+                if reply is not None and reply.ended:
+                    said.setdefault(id(row), (reply, guess))
+                elif reply is not None and (id(row) not in begun or len(reply.tokens) >= len(begun[id(row)][0].tokens)):
+                    begun[id(row)] = (reply, row)
+            guesses = [
+                (row, self._vlm.following(row, (*reply.tokens, self._vlm.ends[0])))
+                for reply, row in begun.values()
+                if id(row) not in said and row.answer_length - len(reply.tokens) <= _GUESSES - again
+            ]
+            if again == _GUESSES or not guesses or not self._vlm.goes_on_cheaply:
+                break
+            outputs = run(guesses)
+        return said
 
     def _run(self, prepared: Prepared, edit: Edit | None, kept: Mapping[str, Any]) -> Sequence[RowOutput]:
         return self._vlm.run(prepared, edit, **kept).rows

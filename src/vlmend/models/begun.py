@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vlmend.models.batching import by_beginning, of_like_length, worth_sharing
+from vlmend.models.ending import ending
 from vlmend.models.feed import Feeder
 from vlmend.models.intervene import NeuronOperation, Plan, acting
 from vlmend.models.parts import Parts
@@ -45,6 +46,7 @@ class Begun:
         self._preparer = preparer
         self._feeder = feeder
         self.holds: bool | None = None
+        self._ends_alone: bool | None = None  # whether the last layer can be cut behind its attention; not known yet
 
     @property
     def alone(self) -> int:
@@ -113,28 +115,39 @@ class Begun:
         starts = [len(row.ids_T) - 1 - count for row in rows]
         keep = batch.ids_BT.shape[1] - count - min(starts)
 
-        def head() -> Tensor:
-            return self._parts.head(go_on()[:, -keep:])
-
-        if stages:
-            kept = {stage: self._weights.state_before(stage) for stage in stages}
-            logits_BKV, belows = record(self._parts, kept, rows, keep, head)
-            for below in belows.values():
-                self._keep(part, below, starts)
-        else:
-            logits_BKV = head()
+        logits_BKV = self._kept(part, go_on, keep, starts, stages) if stages else self._parts.head(go_on()[:, -keep:])
         low = min(starts)
         return [
             logits_KV[start - low : start - low + len(row.target_N)]
             for row, logits_KV, start in zip(rows, logits_BKV, starts, strict=True)
         ]
 
-    def _keep(self, part: Prepared, below: Below, starts: Sequence[int]) -> None:
-        if not below.stands_alone:
-            return
-        for index, (row, start) in enumerate(zip(part.rows, starts, strict=True)):
-            count = len(row.target_N)
-            part.below[below.stage, id(row)] = below.of(index, start + count, count + 1)
+    def _kept(
+        self, part: Prepared, go_on: Callable[[], Tensor], keep: int, starts: Sequence[int], stages: Collection[int]
+    ) -> Tensor:
+        """The logits of the last positions; what rows were at the stages is kept where they stand alone."""
+        state = {stage: self._weights.state_before(stage) for stage in stages}
+        if self._ends_alone and set(stages) == {self.alone}:
+            with ending(self._parts, keep) as attended:
+                logits_BKV = self._parts.head(go_on()[:, -keep:])
+            belows = [
+                Below(
+                    self.alone, part.rows, state[self.alone], one.entering_BTD, one.output, (one.arguments,), {}, True
+                )
+                for one in attended
+            ]
+        else:
+            logits_BKV, found = record(
+                self._parts, state, part.rows, keep, lambda: self._parts.head(go_on()[:, -keep:])
+            )
+            if self.alone in found:
+                self._ends_alone = found[self.alone].stands_alone
+            belows = [below for below in found.values() if below.stands_alone]
+        for below in belows:
+            for index, (row, start) in enumerate(zip(part.rows, starts, strict=True)):
+                count = len(row.target_N)
+                part.below[below.stage, id(row)] = below.of(index, start + count, count + 1)
+        return logits_BKV
 
     def _from_stage(
         self, prepared: Prepared, rows: dict[int, Row], plans: Sequence[Plan], stages: Collection[int], most: int

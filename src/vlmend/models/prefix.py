@@ -11,7 +11,7 @@ arguments that it is not known how to cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,17 +19,16 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from vlmend.models.caches import Beginning, beginnings_of, cache_for
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Row
 from vlmend.models.trace import capture, reaching
 
-__all__ = ["Beginning", "Beginnings", "begin", "beginning", "name_of", "states_from_beginnings", "stump"]
+__all__ = ["Beginnings", "begin", "beginning", "name_of", "states_from_beginnings", "stump"]
 
 _OURS = ("use_cache", "past_key_values", "return_dict", "input_ids", "output_attentions", "output_hidden_states")
 _AT_ONCE = 1024  # tokens of beginnings that are run together: more fall out of a processor's cache
 
-Beginning = tuple[tuple[Tensor, Tensor], ...]
-"""Every layer's keys and values, [1, heads, tokens, width]."""
 Beginnings = dict[Any, Beginning]
 
 
@@ -89,28 +88,33 @@ def begin(
     if args or not _can_be_cut(call):
         return None
     if call.count:
-        new = {name: index for index, name in enumerate(names) if name not in known}
-        first = {name: names.index(name) for name in new}
+        first = {name: names.index(name) for name in dict.fromkeys(names) if name not in known}
         most = max(1, _AT_ONCE // call.count)
         for start in range(0, len(first), most):
-            some = list(first.items())[start : start + most]
-            indices = [index for _, index in some]
-            cache = DynamicCache()
-            with acting(indices):
-                parts.decoder(**_beginnings(call, indices), past_key_values=cache, use_cache=True)
-            layers: Any = cache.layers
-            for place, (name, _) in enumerate(some):
-                own = slice(place, place + 1)
-                known[name] = tuple((layer.keys[own], layer.values[own]) for layer in layers)
+            some = dict(list(first.items())[start : start + most])
+            with acting(list(some.values())):
+                known.update(zip(some, _begun(parts, call, list(some.values())), strict=True))
     rest = _rest(call)
 
     def go_on() -> Tensor:
-        cache = DynamicCache()
-        for layer, pairs in enumerate(zip(*(known[name] for name in names), strict=True) if call.count else ()):
-            cache.update(torch.cat([keys for keys, _ in pairs]), torch.cat([values for _, values in pairs]), layer)
+        cache = cache_for([known[name] for name in names] if call.count else [], len(parts.layers))
         return parts.decoder(**rest, past_key_values=cache, use_cache=True).last_hidden_state
 
     return go_on
+
+
+def _begun(parts: Parts, call: _Call, indices: list[int]) -> list[Beginning]:
+    """What rows with these indices begin with. The last layer's feed-forward part adds nothing to that."""
+    cache, last = cache_for([], len(parts.layers)), parts.feed_forward(len(parts.layers) - 1)
+    with nullcontext() if last is None else reaching(last):
+        parts.decoder(**_beginnings(call, indices), past_key_values=cache, use_cache=True)
+    found = beginnings_of(cache, len(indices))
+    if found is None:  # there the feed-forward part is run before, or beside, the attention
+        cache = cache_for([], len(parts.layers))
+        parts.decoder(**_beginnings(call, indices), past_key_values=cache, use_cache=True)
+        found = beginnings_of(cache, len(indices))
+    assert found is not None
+    return found
 
 
 def states_from_beginnings(
@@ -136,11 +140,11 @@ def states_from_beginnings(
 
     distinct = list(dict.fromkeys(names))
     places = [distinct.index(name) for name in names]
-    begun, cache = DynamicCache(), DynamicCache()
+    begun = cache_for([], layer + 1)
     before_PTD = behind(_beginnings(call, [names.index(name) for name in distinct]), begun)
-    layers: Any = begun.layers
-    for index, own in enumerate(layers):
-        cache.update(own.keys[places], own.values[places], index)
+    each_begins = beginnings_of(begun, len(distinct))
+    assert each_begins is not None
+    cache = cache_for([each_begins[place] for place in places], layer + 1)
     after_BTD = behind(_rest(call), cache)
     lengths = [len(row.ids_T) + len(row.target_N) - call.count for row in rows]
     each = zip(places, after_BTD, lengths, strict=True)

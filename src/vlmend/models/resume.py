@@ -26,7 +26,7 @@ from vlmend.models.parts import Parts
 from vlmend.models.prepared import Row
 from vlmend.models.trace import Call, capture, first_tensor, short_circuited, with_first
 
-__all__ = ["Below", "joined", "last_of", "record"]
+__all__ = ["Below", "detached", "joined", "last_of", "record"]
 
 _TOLERANCE = 1e-4
 
@@ -163,7 +163,7 @@ def _attended(calls: Sequence[Call], layer: int) -> Any:
     """What a layer's attention returned; nothing if its feed-forward part was run first, which it may depend on."""
     inside = [call for call in calls if call.name in (f"attention {layer}", f"feed-forward {layer}")]
     names = [call.name.split()[0] for call in inside]
-    return _detached(inside[0].output) if names == ["attention", "feed-forward"] else None
+    return detached(inside[0].output) if names == ["attention", "feed-forward"] else None
 
 
 def _checked(below: Below, parts: Parts, keep: int, entered: Sequence[Tensor]) -> Below:
@@ -196,7 +196,8 @@ def last_of(attended: Any, count: int) -> Any:
     return _changed(attended, partial(_last, count))
 
 
-def _detached(output: Any) -> Any:
+def detached(output: Any) -> Any:
+    """A module's result without the graph behind it."""
     if isinstance(output, Tensor):
         return output.detach()
     return tuple(one.detach() if isinstance(one, Tensor) else one for one in output)

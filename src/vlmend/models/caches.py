@@ -1,0 +1,86 @@
+"""A decoder's cache that begins with what some rows begin with, copied once and into room that all layers share.
+
+The library's own grows by joining tensors: for many short rows that go on from long beginnings, copying these takes as
+long as running the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+__all__ = ["Beginning", "beginnings_of", "cache_for"]
+
+Beginning = tuple[tuple[Tensor, Tensor], ...]
+"""Every layer's keys and values, [1, heads, tokens, width]."""
+
+
+def cache_for(begun: Sequence[Beginning], layers: int) -> DynamicCache:
+    """The cache of a batch whose rows begin so, or of one that begins with nothing; for a single run of the decoder."""
+    cache, room = DynamicCache(), _Room()
+    cache.layers += [_Layer([one[layer] for one in begun], room) for layer in range(layers)]
+    return cache
+
+
+def beginnings_of(cache: DynamicCache, rows: int) -> list[Beginning] | None:
+    """What a run has put into the cache, row by row; ``None`` if a layer has put nothing there."""
+    layers: Any = cache.layers
+    if not all(layer.is_initialized for layer in layers):
+        return None
+    some = [slice(row, row + 1) for row in range(rows)]
+    return [tuple((layer.keys[own], layer.values[own]) for layer in layers) for own in some]
+
+
+class _Room:
+    """Memory for one layer's keys and values at a time: no layer looks at another's."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, Tensor] = {}
+
+    def joined(self, name: str, begun: Sequence[Tensor], new: Tensor) -> Tensor:
+        """Every row's beginning, then what is new, [B, heads, T, width]."""
+        if not begun:
+            return new
+        if torch.is_grad_enabled():  # each layer's are needed for the way back
+            return torch.cat([torch.cat(list(begun)), new], -2)
+        count = begun[0].shape[-2]
+        shape = (*new.shape[:-2], count + new.shape[-2], new.shape[-1])
+        whole = self._taken.get(name)
+        if whole is None or whole.shape != shape or whole.dtype != new.dtype or whole.device != new.device:
+            whole = self._taken[name] = new.new_empty(shape)
+        whole[..., count:, :] = new
+        for row, one in zip(whole, begun, strict=True):
+            row[..., :count, :] = one[0]
+        return whole
+
+
+class _Layer(DynamicLayer):
+    """One layer's keys and values.
+
+    Args:
+        begun: every row's beginning's; empty where rows begin with nothing.
+        room: where they are joined with what follows.
+    """
+
+    def __init__(self, begun: Sequence[tuple[Tensor, Tensor]], room: _Room) -> None:
+        super().__init__()
+        self._begun = begun
+        self._room = room
+
+    def get_seq_length(self) -> int:
+        if self.is_initialized or not self._begun:
+            return super().get_seq_length()
+        return self._begun[0][0].shape[-2]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.is_initialized:
+            return super().update(key_states, value_states, *args, **kwargs)
+        self.lazy_initialization(key_states, value_states)
+        self.keys = self._room.joined("keys", [keys for keys, _ in self._begun], key_states)
+        self.values = self._room.joined("values", [values for _, values in self._begun], value_states)
+        return self.keys, self.values
