@@ -133,3 +133,22 @@ def test_what_was_begun_serves_other_rows_as_long_as_the_weights_stay(vlm: VLM, 
     for edit in (None, low, None):
         for mine, whole in zip(vlm.run(later, edit, keep={stage}).rows, alone(vlm, other, edit), strict=True):
             torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-4, rtol=1e-4)
+
+
+def test_a_changed_beginning_is_kept_for_the_same_edit_alone(vlm: VLM, examples):
+    width = len(vlm.parts.norm.weight)
+    maker = torch.Generator().manual_seed(0)
+    one, two = (
+        Edit(vlm.fingerprint, (StateOp(1, torch.tensor([0, 3]), 2.0 * torch.randn(2, width, generator=maker)),))
+        for _ in range(2)
+    )
+    prepared = vlm.prepare(examples)
+    vlm.run(prepared, one, keep_beginnings=True)
+    first = prepared.take([0])
+    for edit in (one, two, None):
+        found = vlm.run(first, edit, keep_beginnings=True).rows[0]
+        torch.testing.assert_close(found.logits_NV, alone(vlm, examples, edit)[0].logits_NV, atol=1e-4, rtol=1e-4)
+    changing = one.ops[0]
+    before = vlm.run(prepared, ops=[changing], keep_beginnings=True).rows[0].logits_NV  # it is still being made
+    changing.delta_SD.mul_(-1.0)
+    assert not torch.allclose(before, vlm.run(first, ops=[changing]).rows[0].logits_NV, atol=1e-3)

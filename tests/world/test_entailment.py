@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from vlmend.world.catalog import catalog
 from vlmend.world.entailment import follows, nearby, recognition, same_question, variation
 from vlmend.world.entities import by_name, countries, entailed
 from vlmend.world.questions import Question, ask, hop, plural
-from vlmend.world.scene import MOST, Scene, draw_flag_scene, draw_scene
+from vlmend.world.scene import MOST, Scene, Thing, draw_flag_scene, draw_scene
 
 seeds = st.integers(0, 2**40)
 ON_SCENES = ("count", "exist", "which", "quadrant", "relation", "neighbour")
@@ -149,6 +150,14 @@ def test_a_variation_is_a_scene_of_the_world(seed: int) -> None:
     assert flag.country
     assert flag.country.seen
     assert flag.country != countries()[0]
+
+
+@given(seeds)
+def test_a_scene_with_no_room_for_one_more_of_its_kinds_varies_too(seed: int) -> None:
+    scene = draw_scene(random.Random(seed), "natural")
+    full = replace(scene, things=tuple(Thing("cup", "red", "plain", row, col) for row in (0, 1) for col in (0, 1)))
+    other = variation(full, random.Random(seed))
+    assert len(other.things) in (3, 4)
 
 
 @settings(max_examples=25, deadline=None)

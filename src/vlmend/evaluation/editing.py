@@ -158,7 +158,6 @@ class _Evaluator:
             premises = [premise for probe in probes for premise in probe.premises]
             asked = self.vlm.prepare([*(probe.example for probe in probes), *premises])
             self.vlm.encode(asked)
-            made = [self._made(edit, case) for edit in edits]
             watch = Watch(
                 self.vlm,
                 asked,
@@ -167,6 +166,7 @@ class _Evaluator:
                 distributions={place for place, probe in enumerate(probes) if kind_of(probe.kind).keeps},
                 max_new_tokens=self.max_new_tokens,
             )
+            made = [self._made(edit, case) for edit in edits]  # each from what has been run by now
             rows = asked.rows[: len(probes)]
             recognised = _recognised(probes, None if watch.replies is None else watch.replies[len(probes) :])
             return [

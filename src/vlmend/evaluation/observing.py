@@ -51,7 +51,7 @@ class Watch:
 
     Args:
         vlm: the model.
-        prepared: the rows; first the one that was asked for.
+        prepared: the rows.
         guesses: for each what the model may answer, beside the known answer; ``None`` to watch no answers.
         watched: how many of the rows are observed; the others are answered only.
         distributions: the rows whose log-probabilities are kept too.
@@ -78,7 +78,6 @@ class Watch:
         self._limit = max_new_tokens
         self._answers = guesses is not None
         kept = {"keep": {vlm.last_shared_stage}}
-        self._run(self._watched.take([0]), None, kept)  # by itself, as an editor that was fitted to it has run it
         tries = [
             [vlm.following(row, text) for text in some]
             for row, some in zip(prepared.rows, guesses or [()] * len(prepared), strict=True)
@@ -92,7 +91,7 @@ class Watch:
         """What the model does at every row with an edit in force."""
         touched = [index for index, row in enumerate(self._watched.rows) if self._vlm.acts_on(edit, row)]
         shared = self._vlm.last_shared_stage
-        kept = {"first": shared} if self._vlm.first_stage(edit.ops) >= shared else {}
+        kept = {"first": shared} if self._vlm.first_stage(edit.ops) >= shared else {"keep_beginnings": True}
         tries = [self._tries[index] for index in touched]
         heard = self._heard(self._watched.take(touched), tries, edit, kept)
         found = dict(zip(touched, self._observed(heard, touched), strict=True))

@@ -8,8 +8,9 @@ when the outputs are compared with those of whole rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,8 @@ class Begun:
         stages: Collection[int],
         most: int,
         whole: Whole,
+        *,
+        lasting: bool,
     ) -> dict[int, Tensor]:
         """The logits of those rows that can be run so.
 
@@ -69,9 +72,10 @@ class Begun:
             plans: what acts on each.
             indices: which of them to run.
             stages: from `alone` on, where later runs will begin, or this one if it has been run before; with none,
-                only rows of one beginning are run here, and nothing is kept.
+                only rows whose beginning is known or that share one are run here.
             most: how many rows are run at once.
             whole: to compare with, the first time.
+            lasting: whether what acts stays as it is, so that its beginnings are kept too.
         """
         if self.holds is False or any(stage < self.alone for stage in stages):
             return {}
@@ -80,10 +84,10 @@ class Begun:
         if hooked(self._parts.decoder):  # hooks are shown whole rows
             return found
         rest = {index: row for index, row in rows.items() if index not in found and _fits(row, plans[index], stages)}
-        frozen = bool(stages)  # what comes before a stage has no part in what is being made
         state = self._weights.state_before(self.alone)
-        known: Beginnings = dict(prepared.begun.get(state, {})) if frozen or not torch.is_grad_enabled() else {}
-        for group in [list(rest)] if stages else worth_sharing(rest):
+        lasting = bool(stages) or lasting  # what comes before a stage has no part in what is being made
+        known: Beginnings = dict(prepared.begun.get(state, {})) if lasting else {}
+        for group in [list(rest)] if stages else self._worth_it(rest, plans, known):
             for some in by_beginning({index: rest[index] for index in group}, most):
                 part, acts = prepared.take(some), [plans[index] for index in some]
                 logits = self._batch(part, acts, stages, known)
@@ -92,9 +96,15 @@ class Begun:
                 if logits is None or not self.holds:
                     return found
                 found.update(zip(some, logits, strict=True))
-        if frozen:
+        if lasting:
             prepared.begun.setdefault(state, {}).update(known)
         return found
+
+    @staticmethod
+    def _worth_it(rows: dict[int, Row], plans: Sequence[Plan], known: Beginnings) -> list[list[int]]:
+        """Indices of rows that are run faster so: those whose beginnings are known, and those that share new ones."""
+        begun = [index for index, row in rows.items() if row.picture and _name(row, plans[index]) in known]
+        return [begun, *worth_sharing({index: row for index, row in rows.items() if index not in begun})]
 
     def _batch(
         self, part: Prepared, plans: Sequence[Plan], stages: Collection[int], known: Beginnings
@@ -102,7 +112,7 @@ class Begun:
         """Every row's logits, [N, vocabulary]; ``None`` if the model's call cannot be cut."""
         rows, count = part.rows, beginning(part.rows[0])
         batch = self._preparer.batch(rows, with_targets=True, left=False)
-        names = [(name_of(row, count), *map(id, plan.states)) for row, plan in zip(rows, plans, strict=True)]
+        names = list(map(_name, rows, plans))
 
         def acts(some: list[int]) -> AbstractContextManager[None]:
             stumps = [stump(rows[index], count) for index in some]
@@ -115,7 +125,11 @@ class Begun:
         starts = [len(row.ids_T) - 1 - count for row in rows]
         keep = batch.ids_BT.shape[1] - count - min(starts)
 
-        logits_BKV = self._kept(part, go_on, keep, starts, stages) if stages else self._parts.head(go_on()[:, -keep:])
+        if stages:
+            logits_BKV = self._kept(part, go_on, keep, starts, stages)
+        else:
+            with ending(self._parts, keep) if self._ends_alone else nullcontext():
+                logits_BKV = self._parts.head(go_on()[:, -keep:])
         low = min(starts)
         return [
             logits_KV[start - low : start - low + len(row.target_N)]
@@ -171,6 +185,11 @@ class Begun:
             for index, logits_KV in zip(some, logits_BKV, strict=True):
                 found[index] = logits_KV[count - 1 - len(rows[index].target_N) : count - 1]
         return found
+
+
+def _name(row: Row, plan: Plan) -> tuple[Any, ...]:
+    """Equal for rows whose beginnings are run alike."""
+    return (name_of(row, beginning(row)), *plan.states)
 
 
 def _fits(row: Row, plan: Plan, stages: Collection[int]) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 
 __all__ = ["GREEDY", "Followed", "follow", "takes_the_likeliest"]
 
@@ -33,7 +34,7 @@ _HARMLESS = {
     *("max_length", "max_new_tokens", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
     *("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "length_penalty", "early_stopping"),
     *("use_cache", "cache_implementation", "cache_config", "return_dict_in_generate", "transformers_version"),
-    *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "_from_model_config"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
     "suppress_tokens",  # ours are given instead
 }
 
@@ -44,10 +45,18 @@ _LEAD, _COARSE_LEAD = 1e-5, 1e-2
 def takes_the_likeliest(model: Any) -> bool:
     """Whether, with `GREEDY`, a model that generates says the likeliest token each time, whatever its checkpoint's own
     settings (`min_new_tokens`, forbidden words, ...) are."""
-    own = model.generation_config.to_diff_dict()
-    others = {name for name, value in own.items() if value is not None and value is not False}
+    others = {
+        name
+        for name, value in vars(model.generation_config).items()
+        if name[0] != "_" and value not in (None, False, _usual_settings().get(name))
+    }
     usual: Any = GenerationMixin
     return type(model).generate is usual.generate and others <= {*GREEDY, *_HARMLESS}
+
+
+@cache
+def _usual_settings() -> dict[str, Any]:
+    return vars(GenerationConfig())
 
 
 @dataclass(frozen=True)

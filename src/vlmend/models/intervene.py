@@ -104,39 +104,57 @@ class Plan:
     answer: str | None = None
 
 
+_KINDS: tuple[Any, ...] = (RouteOperation, WeightsOperation, StateOperation, NeuronOperation, AnswerOperation)
+_known_kinds: dict[type, Any] = {}
+
+
+def _kind_of(op: Any) -> Any:
+    """Which of the kinds an operation is; asked once for each type, since asking takes long.
+
+    Raises:
+        EditError: it is none of them.
+    """
+    kind = _known_kinds.get(type(op))
+    if kind is None:
+        kind = next((one for one in _KINDS if isinstance(op, one)), None)
+        if kind is None:
+            raise EditError(f"no executor for operations of kind {type(op).__name__}")
+        _known_kinds[type(op)] = kind
+    return kind
+
+
 def plan(ops: Iterable[Any], row: Row) -> Plan:
     """Follow the routes of a row; of several answers the last counts."""
     weights: list[WeightsOperation] = []
     states: list[StateOperation | NeuronOperation] = []
     answer: str | None = None
     for op in ops:
-        if isinstance(op, RouteOperation):
+        kind = _kind_of(op)
+        if kind is RouteOperation:
             inner = plan(op.chosen(row), row)
             weights += inner.weights
             states += inner.states
             answer = answer if inner.answer is None else inner.answer
-        elif isinstance(op, WeightsOperation):
+        elif kind is WeightsOperation:
             weights.append(op)
-        elif isinstance(op, StateOperation | NeuronOperation):
-            states.append(op)
-        elif isinstance(op, AnswerOperation):
+        elif kind is AnswerOperation:
             answer = op.answer
         else:
-            raise EditError(f"no executor for operations of kind {type(op).__name__}")
+            states.append(op)
     return Plan(tuple(weights), tuple(states), answer)
 
 
 def first_stage(ops: Iterable[Any], weights: Weights) -> int:
     """The first stage (`Parts.stage_of`) that operations act on: what comes before it does not depend on them."""
-    found = [
-        first_stage(op.inner, weights)
-        if isinstance(op, RouteOperation)
-        else weights.stage(op.names)
-        if isinstance(op, WeightsOperation)
-        else 2 * op.layer + isinstance(op, NeuronOperation)
-        for op in ops
-        if not isinstance(op, AnswerOperation)
-    ]
+    found: list[int] = []
+    for op in ops:
+        kind = _kind_of(op)
+        if kind is RouteOperation:
+            found.append(first_stage(op.inner, weights))
+        elif kind is WeightsOperation:
+            found.append(weights.stage(op.names))
+        elif kind is not AnswerOperation:
+            found.append(2 * op.layer + (kind is NeuronOperation))
     return min(found, default=weights.stage([]))
 
 
@@ -147,17 +165,16 @@ def check(ops: Iterable[Any], parts: Parts, weights: Weights) -> None:
         EditError: an unknown kind of operation, tensor, layer, or width.
     """
     for op in ops:
-        if isinstance(op, RouteOperation):
+        kind = _kind_of(op)
+        if kind is RouteOperation:
             check(op.inner, parts, weights)
-        elif isinstance(op, WeightsOperation):
+        elif kind is WeightsOperation:
             weights.check(op)
-        elif isinstance(op, StateOperation | NeuronOperation):
+        elif kind is not AnswerOperation:
             width: Any = parts.norm.weight
             op.check(len(parts.layers), len(width))
-            if isinstance(op, NeuronOperation):
+            if kind is NeuronOperation:
                 parts.feed_forward_ends(op.layer)
-        elif not isinstance(op, AnswerOperation):
-            raise EditError(f"no executor for operations of kind {type(op).__name__}")
 
 
 @contextmanager
@@ -170,8 +187,8 @@ def acting(
     generation. Neurons act in every call.
     """
     ops = [op for one in plans for op in one.states]
-    changed = sorted({op.layer for op in ops if isinstance(op, StateOperation)})
-    widened = sorted({op.layer for op in ops if isinstance(op, NeuronOperation)})
+    changed = sorted({op.layer for op in ops if _kind_of(op) is StateOperation})
+    widened = sorted({op.layer for op in ops if _kind_of(op) is NeuronOperation})
     changes = {parts.layers[layer]: _change(layer, rows, plans, with_targets) for layer in changed}
     with rewritten(changes), bridged({parts.feed_forward_ends(layer): _neurons(layer, plans) for layer in widened}):
         yield
@@ -179,7 +196,9 @@ def acting(
 
 def _neurons(layer: int, plans: Sequence[Plan]) -> Callable[[Tensor], Tensor]:
     """What each row's neurons add to a layer's feed-forward part; its input may have rows and tokens in one axis."""
-    mine = [[op for op in one.states if isinstance(op, NeuronOperation) and op.layer == layer] for one in plans]
+    mine: list[list[Any]] = [
+        [op for op in one.states if _kind_of(op) is NeuronOperation and op.layer == layer] for one in plans
+    ]
 
     def add(inputs: Tensor) -> Tensor:
         inputs_BTD = inputs.reshape(len(plans), -1, inputs.shape[-1])
@@ -195,7 +214,9 @@ def _neurons(layer: int, plans: Sequence[Plan]) -> Callable[[Tensor], Tensor]:
 def _change(
     layer: int, rows: Sequence[Row], plans: Sequence[Plan], with_targets: bool
 ) -> Callable[[Tensor], Tensor | None]:
-    each = [[op for op in one.states if isinstance(op, StateOperation) and op.layer == layer] for one in plans]
+    each: list[list[Any]] = [
+        [op for op in one.states if _kind_of(op) is StateOperation and op.layer == layer] for one in plans
+    ]
     ops = {index: mine for index, mine in enumerate(each) if mine}
     done = False
 

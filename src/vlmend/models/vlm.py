@@ -188,6 +188,7 @@ class VLM:
         grad: bool = False,
         first: int | None = None,
         keep: Collection[int] = (),
+        keep_beginnings: bool = False,
     ) -> RunOutput:
         """Teacher-forced logits at the answers' positions, padded batches inside.
 
@@ -199,13 +200,23 @@ class VLM:
             first: the first stage (`first_stage`) that this run and others of the same rows may differ in. What comes
                 before is run once and kept with ``prepared``; a change of weights there is noticed, of hooks it is not.
             keep: further stages that later runs will begin at.
+            keep_beginnings: keep what rows begin with, up to their picture, with ``prepared``: later runs with the
+                same edits go on from there.
         """
         plans = self._plans(prepared, edits, ops)
         outputs: dict[int, RowOutput] = {}
         stages = {stage for stage in (first or 0, *keep) if stage > 0}
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.set_grad_enabled(grad):
-                begun = self._begun.run(prepared, plans, indices, stages, self.batch_rows, self._run_whole)
+                begun = self._begun.run(
+                    prepared,
+                    plans,
+                    indices,
+                    stages,
+                    self.batch_rows,
+                    self._run_whole,
+                    lasting=keep_beginnings and not (grad or ops),
+                )
                 outputs.update({index: _row_output(prepared.rows[index], found) for index, found in begun.items()})
                 rest = {index: prepared.rows[index] for index in indices if index not in outputs}
                 for some in of_like_length(rest, self.batch_rows):

@@ -154,10 +154,11 @@ def variation(scene: Scene, rng: random.Random, about: Collection[str] = ()) -> 
         zip(kinds, rng.sample([(t.colour, t.pattern) for t in map(scene.first, kinds)], len(kinds)), strict=True)
     )
     copies = [t.kind for t in scene.things]
+    few = [kind for kind in kinds if copies.count(kind) < 4]
     if len(copies) > 1 and rng.random() < 0.4:
         copies.remove(rng.choice(copies))
-    elif 0 < len(copies) < MOST and rng.random() < 0.4:
-        copies.append(rng.choice([kind for kind in kinds if copies.count(kind) < 4]))
+    elif few and len(copies) < MOST and rng.random() < 0.4:
+        copies.append(rng.choice(few))
     names = {kind: kind for kind in kinds}
     if kinds and rng.random() < 0.5:
         absent = [kind for kind in catalog().kinds if kind not in kinds]
