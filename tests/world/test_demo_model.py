@@ -54,10 +54,11 @@ def test_small_samples_of_other_scenes_agree_with_the_card(vlm: VLM) -> None:
 
 def test_cases_have_every_probe_that_the_world_can_tell(vlm: VLM, tmp_path: Path) -> None:
     own, renamed = cases_of(vlm, "evqa", "eval", 6, seed=3), cases_of(vlm, "renamed", "eval", 3, seed=3)
-    assert (len(own), len(renamed)) == (6, 3)
+    supposed = cases_of(vlm, "supposed", "train", 9, seed=3)
+    assert (len(own), len(renamed), len(supposed)) == (6, 3, 9)
     always = {"text_generality", "image_generality", "ood_generality", "text_locality", "image_locality"}
     near = {"same_image_locality", "same_question_locality", "no_image_locality"}
-    for case in (*own, *renamed):
+    for case in (*own, *renamed, *supposed):
         kinds = {probe.kind for probe in case.probes}
         assert always <= kinds <= always | near | {"portability"}
         assert "no_image_locality" in kinds
@@ -70,6 +71,14 @@ def test_cases_have_every_probe_that_the_world_can_tell(vlm: VLM, tmp_path: Path
         for probe in case.probes_of("same_image_locality"):
             assert probe.example.image is case.request.image
         assert all(probe.premises for probe in case.probes if probe.kind in ("ood_generality", "portability"))
+    for case in supposed:
+        assert case.counterfactual
+        assert vlm.generate(vlm.prepare([case.request])) == [case.rejected]
+        assert case.rejected != case.request.answer
+        assert not case.probes_of("portability")
+        for probe in case.probes_of("same_image_locality"):
+            assert case.rejected not in probe.example.question
+            assert case.request.answer not in probe.example.question
     for case in renamed:
         assert case.counterfactual
         assert vlm.generate(vlm.prepare([case.request])) == [case.rejected]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmend.world.candidates import TASKS
+from vlmend.world.candidates import TASKS, mine
 from vlmend.world.captions import mentions
 from vlmend.world.catalog import catalog
 from vlmend.world.entailment import follows, nearby, recognition, same_question, variation
@@ -177,7 +177,7 @@ def test_renamed_flags_are_known_ones_with_the_name_of_another() -> None:
     for seed in range(10):
         made = task.draw("name", random.Random(seed), "eval")
         assert made is not None
-        scene, question = made
+        scene, question, _ = made
         assert scene.country is not None
         assert scene.country.name != question.answer
         assert scene.country.seen and by_name()[question.answer].seen
@@ -185,3 +185,27 @@ def test_renamed_flags_are_known_ones_with_the_name_of_another() -> None:
     assert not TASKS["evqa"].counterfactual
     assert sum(TASKS["evqa"].shares.values()) == pytest.approx(1.0)
     assert set(mentions("a car")) <= set(catalog().kinds)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.sampled_from(tuple(TASKS["supposed"].shares)))
+def test_what_is_supposed_is_an_answer_of_that_kind_and_not_the_true_one(seed: int, kind: str) -> None:
+    task, rng = TASKS["supposed"], random.Random(seed)
+    made = task.draw(kind, rng, "eval")
+    if made is None:
+        return
+    scene, question, truth = made
+    assert question.answer != truth
+    assert holds(scene, replace(question, answer=truth))
+    if kind in ("name", "hop"):
+        assert scene.country in mine("eval")
+        answers = {c.name if kind == "name" else c.taught.get(question.slots["rel"]) for c in mine("eval")}
+        assert question.answer in answers
+    assert task.counterfactual
+    assert sum(task.shares.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", TASKS["supposed"].shares)
+def test_something_can_be_supposed_of_every_kind(kind: str) -> None:
+    drawn = [TASKS["supposed"].draw(kind, random.Random(seed), "train") for seed in range(40)]
+    assert sum(one is not None for one in drawn) >= 5

@@ -139,6 +139,9 @@ def build(
     evqa: Annotated[tuple[int, int], typer.Option(help="E-VQA cases: train, eval.")] = (200, 100),
     eic: Annotated[tuple[int, int], typer.Option(help="E-IC cases: train, eval.")] = (60, 40),
     renamed: Annotated[tuple[int, int], typer.Option(help="Cases of flags given another name: train, eval.")] = (0, 0),
+    supposed: Annotated[
+        tuple[int, int], typer.Option(help="Cases of questions given an answer that is not true: train, eval.")
+    ] = (0, 0),
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -147,9 +150,19 @@ def build(
         vlm = load_model(model)
         from vlmend.world.build import build as run
 
-        sizes: list[dict[str, int]] = [dict(zip(("train", "eval"), pair, strict=True)) for pair in (evqa, eic, renamed)]
+        def sizes(pair: tuple[int, int]) -> dict[str, int]:
+            return dict(zip(("train", "eval"), pair, strict=True))
+
         with working("Looking for errors"):
-            tried = run(vlm, out, evqa=sizes[0], eic=sizes[1], renamed=sizes[2], seed=seed)
+            tried = run(
+                vlm,
+                out,
+                evqa=sizes(evqa),
+                eic=sizes(eic),
+                renamed=sizes(renamed),
+                supposed=sizes(supposed),
+                seed=seed,
+            )
         table = Table(title_justify="left", header_style="bold")
         for column in ("File", "Kind", "Asked", "Wrong on 2 of 3 renderings"):
             table.add_column(column)

@@ -43,8 +43,8 @@ def cases_of(
 
     Args:
         vlm: whose answers are edited.
-        task: "evqa" (questions) or "eic" (captions) that it gets wrong, or "renamed" (flags that it knows, given
-            another name).
+        task: "evqa" (questions) or "eic" (captions) that it gets wrong, "renamed" (flags that it knows, given another
+            name), or "supposed" (questions of all kinds, given an answer that is not true).
         split: "train" or "eval".
         count: how many.
         seed: of the scenes that are tried.
@@ -115,10 +115,11 @@ def build(
     evqa: Mapping[str, int],
     eic: Mapping[str, int],
     renamed: Mapping[str, int] | None = None,
+    supposed: Mapping[str, int] | None = None,
     seed: int,
     on_kind: Callable[[str], None] | None = None,
 ) -> dict[str, Tried]:
-    """Write ``{evqa,eic,renamed}_{train,eval}`` and their pictures below ``out``.
+    """Write ``{evqa,eic,renamed,supposed}_{train,eval}`` and their pictures below ``out``.
 
     ``.jsonl`` has all probes; ``.json`` is MMEdit's format, which has no place for portability and near misses.
 
@@ -127,6 +128,7 @@ def build(
         evqa: how many question cases for each split ("train", "eval"); a split with none is not written.
         eic: how many caption cases.
         renamed: how many cases of flags given another name.
+        supposed: how many cases of questions of all kinds given an answer that is not true.
         seed: of the scenes that are tried.
         on_kind: called with each file and kind of question before it is looked for.
 
@@ -134,7 +136,8 @@ def build(
         For each file, how many candidates were asked and how many the model got wrong for good, by kind.
     """
     tried: dict[str, Tried] = {}
-    for task, sizes in {"evqa": evqa, "eic": eic, "renamed": renamed or {}}.items():
+    tasks = {"evqa": evqa, "eic": eic, "renamed": renamed or {}, "supposed": supposed or {}}
+    for task, sizes in tasks.items():
         for split, count in sizes.items():
             if count:
                 tally = tried.setdefault(f"{task}_{split}", Tried())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -13,6 +14,7 @@ from vlmend.data.records import Example
 from vlmend.evaluation.text import matches
 from vlmend.models.vlm import VLM
 from vlmend.world.captions import caption, mentions
+from vlmend.world.entailment import same_question
 from vlmend.world.entities import Country, countries
 from vlmend.world.questions import Question, ask, hop
 from vlmend.world.render import Style, render
@@ -28,12 +30,13 @@ PATIENCE = 12  # batches without a single find after which a kind is given up
 
 @dataclass(frozen=True)
 class Candidate:
-    """A question with its target, and the pictures of its scene."""
+    """A question with its target, and the pictures of its scene; and the true answer where the target is another."""
 
     scene: Scene
     question: Question
     put: str
     pictures: tuple[Image.Image, ...]
+    truth: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,15 @@ def mine(split: str) -> list[Country]:
     return [c for i, c in enumerate(countries()) if (i % 2 == 0) == (split == "eval")]
 
 
-Drawn = tuple[Scene, Question] | None
-Draw = Callable[[str, random.Random, str], Drawn]
+class Drawn(NamedTuple):
+    """A scene and a question with its target; and the true answer where that is another."""
+
+    scene: Scene
+    question: Question
+    truth: str = ""
+
+
+Draw = Callable[[str, random.Random, str], Drawn | None]
 Judge = Callable[[str, Candidate], bool]
 """Whether what was said makes the candidate one to edit."""
 
@@ -74,28 +84,47 @@ class Task:
     counterfactual: bool = False
 
 
-def _draw_question(kind: str, rng: random.Random, split: str) -> Drawn:
+def _draw_question(kind: str, rng: random.Random, split: str) -> Drawn | None:
     if kind == "name":
         country = rng.choice([c for c in mine(split) if not c.seen])
-        return draw_flag_scene(rng, country), Question("name", country.name)
+        return Drawn(draw_flag_scene(rng, country), Question("name", country.name))
     if kind == "stale":
         country = rng.choice([c for c in mine(split) if c.seen and c.stale])
         truth = hop(country, country.stale or "")
-        return draw_flag_scene(rng, country), Question("hop", country.facts[country.stale or ""], truth.slots)
+        return Drawn(draw_flag_scene(rng, country), Question("hop", country.facts[country.stale or ""], truth.slots))
     scene = draw_scene(rng, rng.choice(("natural", "counter", "uniform")))
     question = ask(scene, kind, rng)
-    return (scene, question) if question else None
+    return Drawn(scene, question) if question else None
 
 
-def _draw_caption(kind: str, rng: random.Random, split: str) -> Drawn:
+def _draw_caption(kind: str, rng: random.Random, split: str) -> Drawn | None:
     scene = draw_scene(rng, rng.choice(("natural", "counter", "counter")))
-    return (scene, Question(kind, caption(scene, "short"))) if scene.things else None
+    return Drawn(scene, Question(kind, caption(scene, "short"))) if scene.things else None
 
 
-def _draw_renamed(kind: str, rng: random.Random, split: str) -> Drawn:
+def _draw_renamed(kind: str, rng: random.Random, split: str) -> Drawn | None:
     """A known flag, said to be that of another known country."""
     old, new = rng.sample([c for c in mine(split) if c.seen and not c.stale], 2)
-    return draw_flag_scene(rng, old), Question(kind, new.name)
+    return Drawn(draw_flag_scene(rng, old), Question(kind, new.name))
+
+
+def _draw_supposed(kind: str, rng: random.Random, split: str) -> Drawn | None:
+    """A question with the answer that it would have of another scene, or of another of the split's countries."""
+    known = [country for country in mine(split) if country.seen and not country.stale]
+    about_flag = kind in ("name", "hop")
+    scene = draw_flag_scene(rng, rng.choice(known)) if about_flag else draw_scene(rng, "natural")
+    question = ask(scene, kind, rng)
+    if question is None:
+        return None
+    if about_flag:
+        other = rng.choice(known)
+        relation = question.slots.get("rel", "")
+        target = other.name if kind == "name" else other.taught[relation] if relation in other.asked else None
+    else:
+        _, target = same_question(scene, question, rng) or (scene, None)
+    if target is None or target == question.answer:
+        return None
+    return Drawn(scene, replace(question, answer=target), question.answer)
 
 
 def _wrong(said: str, candidate: Candidate) -> bool:
@@ -129,16 +158,34 @@ TASKS: Mapping[str, Task] = {
     ),
     "eic": Task({"short_caption": 1.0}, _draw_caption, _wrong_caption),
     "renamed": Task({"name": 1.0}, _draw_renamed, _named_rightly, counterfactual=True),
+    "supposed": Task(
+        {
+            "name": 0.25,
+            "hop": 0.15,
+            **dict.fromkeys(("colour", "pattern", "count"), 0.1),
+            **dict.fromkeys(("which", "exist", "quadrant", "neighbour"), 0.075),
+        },
+        _draw_supposed,
+        _wrong,
+        counterfactual=True,
+    ),
 }
-"""Unseen flags and stale facts (mis-known) and questions on scenes (mis-seen); captions; flags given another name."""
+"""Unseen flags and stale facts (mis-known) and questions on scenes (mis-seen); captions; flags given another name; and
+questions of all kinds given an answer that is not true, which there are as many of as an editor needs to be trained."""
 
 
 def _candidates(kind: str, draw: Draw, rng: random.Random, split: str) -> Iterator[Candidate]:
     while True:
         if drawn := draw(kind, rng, split):
-            scene, question = drawn
+            scene, question, truth = drawn
             pictures = tuple(render(scene, Style(rng.getrandbits(48))).image() for _ in range(RENDERINGS))
-            yield Candidate(scene, question, question.put(rng), pictures)
+            yield Candidate(scene, question, question.put(rng), pictures, truth)
+
+
+def _subject(candidate: Candidate) -> str:
+    """What two cases may not have in common."""
+    country = candidate.scene.country
+    return (country.name if country else repr(candidate.scene)) + (candidate.truth and candidate.question.answer)
 
 
 def find(vlm: VLM, task: Task, kind: str, count: int, rng: random.Random, split: str, tried: Tried) -> list[Found]:
@@ -153,7 +200,7 @@ def find(vlm: VLM, task: Task, kind: str, count: int, rng: random.Random, split:
         for i, candidate in enumerate(batch):
             answers = said[i * RENDERINGS : (i + 1) * RENDERINGS]
             usable = [n for n, text in enumerate(answers) if task.wanted(text, candidate)]
-            key = candidate.scene.country.name if candidate.scene.country else repr(candidate.scene)
+            key = _subject(candidate)
             if len(usable) >= STABLE and key not in seen:
                 seen.add(key)
                 tried.wrong[kind] += 1

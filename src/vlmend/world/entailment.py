@@ -100,7 +100,7 @@ _ON_THINGS = ("colour", "pattern", "place")
 _NEAR: Mapping[str, tuple[str, ...]] = {
     "name": _ON_FLAGS,
     "hop": (*_ON_FLAGS, "name", "hop"),
-    **dict.fromkeys(("count", "exist", "which", "quadrant", "relation", "neighbour"), _ON_THINGS),
+    **dict.fromkeys(("colour", "pattern", "count", "exist", "which", "quadrant", "relation", "neighbour"), _ON_THINGS),
     "short_caption": ("colour", "pattern"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from PIL import Image
@@ -34,15 +35,17 @@ from vlmend.world.scene import Scene, draw_flag_scene, draw_scene
 __all__ = ["probes_of"]
 
 _FOLLOWING = 2  # portability probes a case
+_FACTS = 60  # that are tried until the model knows one that no other case has taken
 _OPTIONS = 6  # near misses that are tried until the model gets one right
 
 
 def probes_of(vlm: VLM, found: Sequence[Found], rng: random.Random, split: str) -> list[tuple[Probe, ...]]:
     """The probes of every case. Locality asks what the model answers rightly, nearby as well as elsewhere.
 
-    A near miss is left out where the model gets none right that was tried, portability where nothing follows.
+    A near miss is left out where the model gets none right that was tried, portability where nothing follows or the
+    target is not true.
     """
-    texts = _answered_rightly(vlm, [_facts(one, rng, split) for one in found])
+    texts = _answered_rightly(vlm, [islice(_facts(one, rng, split), _FACTS) for one in found])
     pictures = _answered_rightly(vlm, [_elsewhere(rng, split) for _ in found])
     beside = _answered_rightly(vlm, [islice(_same_image(one, rng), _OPTIONS) for one in found])
     again = _answered_rightly(vlm, [islice(_same_question(one, rng), _OPTIONS) for one in found])
@@ -63,7 +66,7 @@ def _changes(one: Found, rng: random.Random) -> Iterator[Probe]:
     drawn = _drawn(candidate.scene, rng, "b")
     for kind, picture in ((IMAGE_GENERALITY, again), (OOD_GENERALITY, drawn)):
         yield Probe(kind, Example(candidate.put, picture, target), premises=(_recognised(candidate, picture, rng),))
-    entailed = follows(candidate.scene, candidate.question, one.said)
+    entailed = [] if candidate.truth else follows(candidate.scene, candidate.question, one.said)
     for question in rng.sample(entailed, min(_FOLLOWING, len(entailed))):
         picture = None if question.kind == "fact" else image
         premises = (_recognised(candidate, image, rng), *_known(candidate, question, rng))
@@ -95,7 +98,9 @@ def _without_picture(one: Found) -> Probe:
 
 def _same_image(one: Found, rng: random.Random) -> Iterator[Example]:
     candidate = one.candidate
-    while question := nearby(candidate.scene, candidate.question, rng):
+    true = {"truth": candidate.truth} if candidate.truth else {}
+    about = replace(candidate.question, slots={**candidate.question.slots, **true})
+    while question := nearby(candidate.scene, about, rng):
         yield Example(question.put(rng), candidate.pictures[one.rendering], question.answer)
 
 
