@@ -124,8 +124,11 @@ def test_every_other_family(method, family, tiny, taught, cases):
     before = weights_of(vlm)
     case = cases[0]
     edit = method.fit(vlm, [case])
-    (said,) = vlm.generate(vlm.prepare([case.request]), edit, max_new_tokens=4)
-    assert said
+    prepared = vlm.prepare([case.request])
+    (reply,) = vlm.replies(prepared, edit, max_new_tokens=4)
+    first_V = vlm.run(prepared, edit).rows[0].logits_NV[0].clone()
+    first_V[vlm.parts.image_token] = -torch.inf  # a picture cannot be said
+    assert reply.tokens[0] == int(first_V.argmax())
     assert_untouched(vlm, before)
     assert target_nll(vlm, case, edit) < 0.9 * target_nll(vlm, case, None)
 

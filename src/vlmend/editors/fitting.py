@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlmend.errors import EditError
-from vlmend.models.vlm import RunOutput
+from vlmend.models.outputs import RunOutput
 
 __all__ = ["answer_loss", "descend"]
 

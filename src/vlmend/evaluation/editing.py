@@ -24,8 +24,9 @@ from vlmend.evaluation.protocols import DEFAULT, Protocol, protocol_of
 from vlmend.evaluation.record import ProbeRecord
 from vlmend.evaluation.scoring import record_of
 from vlmend.evaluation.text import matches
+from vlmend.models.outputs import Reply
 from vlmend.models.prepared import Row
-from vlmend.models.vlm import VLM, Reply
+from vlmend.models.vlm import VLM
 from vlmend.runs import Log
 
 __all__ = ["Proof", "compare", "evaluate"]

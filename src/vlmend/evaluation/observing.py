@@ -17,8 +17,9 @@ from torch import Tensor, log_softmax
 
 from vlmend.edits.edit import Edit
 from vlmend.evaluation.record import TopIds
+from vlmend.models.outputs import Reply, RowOutput
 from vlmend.models.prepared import Prepared, Row
-from vlmend.models.vlm import VLM, Reply, RowOutput
+from vlmend.models.vlm import VLM
 
 __all__ = ["Observed", "Watch"]
 

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlmend.models.outputs import Question
 from vlmend.models.prepared import Prepared
 from vlmend.models.verify import sample
-from vlmend.models.vlm import VLM, Question
+from vlmend.models.vlm import VLM
 
 __all__ = ["Finding", "checkup"]
 

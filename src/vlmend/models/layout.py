@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from vlmend.errors import PartsError
+from vlmend.models.outputs import Question
 from vlmend.models.pictures import listed, open_picture
 from vlmend.models.prepared import Asked
-from vlmend.models.vlm import VLM, Question
+from vlmend.models.vlm import VLM
 
 __all__ = ["Box", "Layout", "Place", "layout"]
 

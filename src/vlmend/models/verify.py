@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlmend.errors import PartsError
+from vlmend.models.outputs import Question
 from vlmend.models.parts import Parts
 from vlmend.models.trace import Call, capture
-from vlmend.models.vlm import VLM, Question
+from vlmend.models.vlm import VLM
 
 __all__ = ["disorder", "run_decoder", "sample", "verify"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from vlmend.models.begun import Begun
 from vlmend.models.feed import feeder_of
 from vlmend.models.greedy import GREEDY, follow, takes_the_likeliest
 from vlmend.models.intervene import Plan, acting, check, first_stage, plan
+from vlmend.models.outputs import Question, Reply, RowOutput, RunOutput, row_output
 from vlmend.models.parts import Parts
 from vlmend.models.prefix import beginning, name_of, states_from_beginnings
 from vlmend.models.prepared import Asked, Prepared, Preparer, Row, Shared
@@ -31,7 +32,7 @@ from vlmend.models.resume import Below, record
 from vlmend.models.tensors import fingerprint
 from vlmend.models.weights import Folded, Weights, WeightsOperation
 
-__all__ = ["VLM", "Active", "Applicable", "Edits", "Question", "Reply", "RowOutput", "RunOutput"]
+__all__ = ["VLM", "Active", "Applicable", "Edits"]
 
 _NEVER = -100.0  # log probability of what a given answer does not say; finite, so that divergences are
 
@@ -64,53 +65,6 @@ class Active:
         if self in self._among:
             self._among.remove(self)
             self._folded.undo()
-
-
-@dataclass(frozen=True, eq=False)
-class RowOutput:
-    """Teacher-forced output of one row.
-
-    Attributes:
-        logits_NV: logits at the positions that predict the target's tokens; in float32.
-        target_N: the target's tokens: the answer's, then what closes the turn.
-        answer_length: how many of them are the answer's.
-    """
-
-    logits_NV: Tensor
-    target_N: Tensor
-    answer_length: int
-
-    @property
-    def probability(self) -> float:
-        """Of the answer: the geometric mean of its tokens'; nan without any."""
-        values_NV = self.logits_NV[: self.answer_length].log_softmax(-1)
-        target_N1 = self.target_N[: self.answer_length, None].to(values_NV.device)
-        return float(values_NV.gather(-1, target_N1).mean().exp())
-
-
-@dataclass(frozen=True, eq=False)
-class RunOutput:
-    """Teacher-forced outputs, one for each row, in their order."""
-
-    rows: tuple[RowOutput, ...]
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A model's own answer, and its tokens up to and with the one that ended it; how it begins, if not ``ended``."""
-
-    text: str
-    tokens: tuple[int, ...]
-    ended: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """A question asked once."""
-
-    question: str
-    image: Path | Image.Image | None = None
-    answer: str | None = None
 
 
 class VLM:
@@ -217,7 +171,7 @@ class VLM:
                     self._run_whole,
                     lasting=keep_beginnings and not (grad or ops),
                 )
-                outputs.update({index: _row_output(prepared.rows[index], found) for index, found in begun.items()})
+                outputs.update({index: row_output(prepared.rows[index], found) for index, found in begun.items()})
                 rest = {index: prepared.rows[index] for index in indices if index not in outputs}
                 for some in of_like_length(rest, self.batch_rows):
                     batch = self._run_batch(prepared.take(some), [plans[index] for index in some], first or 0, keep)
@@ -262,7 +216,7 @@ class VLM:
             logits_BKV = self._logits(prepared, count, min(first, lowest), {min(stage, lowest) for stage in later})
         ends = [(count - 1 - len(row.target_N), count - 1) for row in prepared.rows]
         return [
-            _row_output(row, logits_KV[start:end])
+            row_output(row, logits_KV[start:end])
             for row, logits_KV, (start, end) in zip(prepared.rows, logits_BKV, ends, strict=True)
         ]
 
@@ -436,10 +390,6 @@ class VLM:
         """The answer that tokens are, up to the first that ends it."""
         end = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
         return self.tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
-
-
-def _row_output(row: Row, logits_NV: Tensor) -> RowOutput:
-    return RowOutput(logits_NV.float(), row.target_N.to(logits_NV.device), row.answer_length)
 
 
 def _grouped(plans: Sequence[Plan]) -> list[tuple[tuple[WeightsOperation, ...], list[int]]]:

@@ -1,0 +1,65 @@
+"""What a model is asked and what it gives: questions, teacher-forced outputs, and its own answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from vlmend.models.prepared import Row
+
+__all__ = ["Question", "Reply", "RowOutput", "RunOutput", "row_output"]
+
+
+@dataclass(frozen=True, eq=False)
+class RowOutput:
+    """Teacher-forced output of one row.
+
+    Attributes:
+        logits_NV: logits at the positions that predict the target's tokens; in float32.
+        target_N: the target's tokens: the answer's, then what closes the turn.
+        answer_length: how many of them are the answer's.
+    """
+
+    logits_NV: Tensor
+    target_N: Tensor
+    answer_length: int
+
+    @property
+    def probability(self) -> float:
+        """Of the answer: the geometric mean of its tokens'; nan without any."""
+        values_NV = self.logits_NV[: self.answer_length].log_softmax(-1)
+        target_N1 = self.target_N[: self.answer_length, None].to(values_NV.device)
+        return float(values_NV.gather(-1, target_N1).mean().exp())
+
+
+@dataclass(frozen=True, eq=False)
+class RunOutput:
+    """Teacher-forced outputs, one for each row, in their order."""
+
+    rows: tuple[RowOutput, ...]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A model's own answer, and its tokens up to and with the one that ended it; how it begins, if not ``ended``."""
+
+    text: str
+    tokens: tuple[int, ...]
+    ended: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A question asked once."""
+
+    question: str
+    image: Path | Image.Image | None = None
+    answer: str | None = None
+
+
+def row_output(row: Row, logits_NV: Tensor) -> RowOutput:
+    """A row's output with the logits where its target is predicted."""
+    return RowOutput(logits_NV.float(), row.target_N.to(logits_NV.device), row.answer_length)
