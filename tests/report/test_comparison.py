@@ -59,7 +59,7 @@ def test_an_editor_that_did_not_measure_a_kind_has_an_empty_cell(report: Report)
 def test_natural_errors_and_made_up_targets_have_sections(report: Report, proofs: tuple[Proof, ...]) -> None:
     assert sections(report.proofs) == []
     titles = [title for title, _ in sections(proofs)]
-    assert titles == ["The model's own errors: the target is the truth", "Made-up targets: the model was right before"]
+    assert titles == ["The model's errors: the target is the truth", "Made-up targets: the model was right before"]
     text = shown(proofs)
     page = render(replace(report, proofs=proofs, cases=()))
     for title in titles:

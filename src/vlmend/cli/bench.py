@@ -28,6 +28,8 @@ from vlmend.errors import VlmendError
 
 if TYPE_CHECKING:
     from vlmend.editors.base import Editor
+    from vlmend.evaluation.proof import Proof
+    from vlmend.evaluation.stats import Estimate
 
 __all__ = ["bench"]
 
@@ -66,6 +68,7 @@ def bench(
         command += ["--max-new-tokens", str(max_new_tokens)] if max_new_tokens != 32 else []
         command += ["--protocol", protocol] if protocol != "default" else []
         with working("Writing the report"):
+            from vlmend.report.comparison import together
             from vlmend.report.content import cost_of
             from vlmend.report.folder import fill
             from vlmend.report.html import headlines
@@ -75,6 +78,7 @@ def bench(
             path = fill(out, report)
         reply.say(Comparison(proofs), *headlines(proofs), "", "Report:")
         reply.line(str(path))
+        overall = together(proofs)
         reply.document = {
             "run": str(out),
             "report": str(path),
@@ -82,8 +86,16 @@ def bench(
             "protocol": way.name,
             "editors": {proof.method: proof.metrics for proof in proofs},
             "apart": {proof.method: proof.metrics_apart for proof in proofs},
+            "overall": {one.title: _by_editor(proofs, one.scores) for one in overall},
+            "ahead of the first": {one.title: _by_editor(proofs, one.leads) for one in overall},
             "costs": {proof.method: asdict(cost_of(proof)) for proof in proofs},
         }
+
+
+def _by_editor(proofs: Sequence[Proof], estimates: Sequence[Estimate | None]) -> dict[str, Any]:
+    """What was estimated for each editor as JSON values; a mean of nothing is left out."""
+    pairs = zip(proofs, estimates, strict=True)
+    return {proof.method: asdict(one) for proof, one in pairs if one is not None and one.n}
 
 
 def make_editors(names: str, settings: Sequence[str]) -> list[Editor]:

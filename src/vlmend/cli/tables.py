@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from vlmend.evaluation.kinds import Kind
     from vlmend.evaluation.proof import Change, Proof, Summary
+    from vlmend.evaluation.stats import Estimate
     from vlmend.report.comparison import Line
     from vlmend.report.content import Report
 
@@ -56,19 +57,25 @@ def comparison_table(proofs: Sequence[Proof]) -> Table:
 
     Where the cases have both, natural errors and made-up targets follow apart, by what must change.
     """
-    from vlmend.report.comparison import compared, sections
+    from vlmend.report.comparison import compared, sections, together
 
     title = f"{proofs[0].protocol.title}: per cent after the edit"
     table = quiet_table(title, "")
     for column in ("n", "before", *(proof.method for proof in proofs)):
         table.add_column(column, justify="right", no_wrap=True)
-    table.caption = "[95 % interval]; below it the gain over the unedited model, or KL(before || after) in nats"
+    table.caption = (
+        "[95 % interval]; below it the gain over the unedited model, or KL(before || after) in nats; "
+        "of means over several metrics, what an editor is ahead of the first by"
+    )
     table.caption_justify = "left"
     _add_lines(table, compared([proof.summary for proof in proofs]))
     for title, lines in sections(proofs):
         table.add_section()
         table.add_row(Text(title, "italic"))
         _add_lines(table, [line for line in lines if not line.kind.keeps and not line.gated])
+    table.add_section()
+    for one in together(proofs):
+        table.add_row(one.title, "", "", *map(_overall, one.scores, one.leads))
     table.add_section()
     table.add_row("Seconds per edit", "", "", *(_cost(proof, "seconds", ".2f") for proof in proofs))
     table.add_row("Peak memory, MB", "", "", *(_cost(proof, "peak_mb", ".0f") for proof in proofs))
@@ -138,6 +145,13 @@ def _compared(cell: Summary | None) -> Text:
         (percent(score.after), "bold"), (f" [{bounds(score.after)}]" if score.after.n else "", "dim"),
         (f"\n{below}" if below else "", "dim"),
     )  # fmt: skip
+
+
+def _overall(score: Estimate, ahead: Estimate | None) -> Text:
+    from vlmend.report.words import bounds, gain, percent
+
+    below = f"\n{gain(ahead)}" if ahead is not None else ""
+    return Text.assemble((percent(score), "bold"), (f" [{bounds(score)}]" if score.n else "", "dim"), (below, "dim"))
 
 
 def _cost(proof: Proof, name: str, form: str) -> str:

@@ -59,9 +59,9 @@ _PUBLISHED = (*_CHANGES, (TEXT_LOCALITY,), (IMAGE_LOCALITY,))
 _NEAR = (SAME_IMAGE_LOCALITY, SAME_QUESTION_LOCALITY, NO_IMAGE_LOCALITY)
 
 SCORES: Mapping[str, OverallScore] = {
-    "gain": OverallScore("Mean gain, free, near misses included", (*_PUBLISHED, _NEAR), _free_gain),
+    "gain": OverallScore("Mean gain (free answers)", (*_PUBLISHED, _NEAR), _free_gain),
     "published": OverallScore("Published mean (teacher-forced)", _PUBLISHED, _forced),
-    "published without T-Loc": OverallScore("… without T-Loc", (*_CHANGES, (IMAGE_LOCALITY,)), _forced),
+    "published without T-Loc": OverallScore("Published mean without T-Loc", (*_CHANGES, (IMAGE_LOCALITY,)), _forced),
 }
 """Name -> score. ``gain``: free answers, what they gain over the unedited model; locality can only lose. It is 0 for an
 editor that does nothing, and at most a half where the model was wrong about everything. ``published``: the mean of
@@ -75,14 +75,10 @@ def overall(records: Sequence[ProbeRecord], score: OverallScore) -> Estimate:
     return _estimate(means, drawn, len({record.case for record in records}))
 
 
-def lead(one: Sequence[ProbeRecord], other: Sequence[ProbeRecord], score: OverallScore) -> Estimate:
-    """How much better the first of two editors is, measured on the same probes.
-
-    Raises:
-        ValueError: the probes are not the same.
-    """
+def lead(one: Sequence[ProbeRecord], other: Sequence[ProbeRecord], score: OverallScore) -> Estimate | None:
+    """How much better the first of two editors is; ``None`` if they were not measured on the same probes."""
     if [(r.case, r.kind, r.question) for r in one] != [(r.case, r.kind, r.question) for r in other]:
-        raise ValueError("the two editors were not measured on the same probes")
+        return None
     (means, drawn), (others, others_drawn) = (_drawn(_tally(records, score)) for records in (one, other))
     return _estimate(means - others, drawn - others_drawn, len({record.case for record in one}))
 
@@ -113,5 +109,7 @@ def _drawn(tally: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _estimate(mean: float, drawn: np.ndarray, cases: int) -> Estimate:
-    low, high = np.nanpercentile(drawn, [2.5, 97.5]) if cases and not np.isnan(mean) else (np.nan, np.nan)
+    if np.isnan(mean):
+        return Estimate(0, mean, mean, mean)
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return Estimate(cases, mean, float(low), float(high))

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vlmend.evaluation.kinds import Kind, kind_of
+from vlmend.evaluation.overall import SCORES, lead, overall
 from vlmend.evaluation.proof import Proof, Summary
+from vlmend.evaluation.stats import Estimate
 from vlmend.report.content import kinds_in
 
-__all__ = ["Line", "compared", "sections"]
+__all__ = ["Line", "Together", "compared", "sections", "together"]
 
 _TITLES = {
-    "natural": "The model's own errors: the target is the truth",
+    "natural": "The model's errors: the target is the truth",
     "counterfactual": "Made-up targets: the model was right before",
 }
 
@@ -53,3 +55,31 @@ def sections(proofs: Sequence[Proof]) -> list[tuple[str, list[Line]]]:
     """Title and lines of natural errors and of made-up targets, where the cases have both."""
     names = [name for name in _TITLES if all(name in proof.apart for proof in proofs)]
     return [(_TITLES[name], compared([proof.apart[name] for proof in proofs])) for name in names]
+
+
+@dataclass(frozen=True)
+class Together:
+    """One score over several kinds of probes, of all editors.
+
+    Attributes:
+        title: which.
+        scores: one for each editor.
+        leads: what each is ahead of the first by; ``None`` for the first.
+    """
+
+    title: str
+    scores: tuple[Estimate, ...]
+    leads: tuple[Estimate | None, ...]
+
+
+def together(proofs: Sequence[Proof]) -> list[Together]:
+    """The overall scores (`vlmend.evaluation.overall`) of editors that were measured on the same cases."""
+    first, *others = (proof.records for proof in proofs)
+    return [
+        Together(
+            score.title,
+            tuple(overall(proof.records, score) for proof in proofs),
+            (None, *(lead(records, first, score) for records in others)),
+        )
+        for score in SCORES.values()
+    ]

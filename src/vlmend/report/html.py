@@ -17,7 +17,7 @@ from vlmend.editors.base import CONTROLS
 from vlmend.evaluation.kinds import RELIABILITY, kind_of
 from vlmend.models.pictures import open_picture
 from vlmend.report import figures, pictures
-from vlmend.report.comparison import compared, sections
+from vlmend.report.comparison import compared, sections, together
 from vlmend.report.content import MEASURES, Report, cards, cost_of, kinds_in
 from vlmend.report.page import asset, page
 from vlmend.report.words import bounds, gain, nats, percent
@@ -76,6 +76,7 @@ def render(report: Report) -> str:
         figure_dark=_figure(report, figures.DARK),
         lines=compared([proof.summary for proof in report.proofs]),
         sections=sections(report.proofs),
+        together=together(report.proofs),
         nats=nats,
         gain=gain,
         headlines=headlines(report.proofs),
