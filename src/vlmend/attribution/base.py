@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -15,9 +15,6 @@ from vlmend.data.records import EditCase, Example
 from vlmend.errors import UnknownNameError
 from vlmend.models.prepared import Asked
 from vlmend.models.vlm import VLM
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["METHODS", "Attributor", "attribute", "attributor", "made"]
 
