@@ -16,7 +16,7 @@ from vlmend.edits.functions import FunctionOp
 from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.routes import RouteOp
 from vlmend.edits.states import StateOp
-from vlmend.errors import EditError, UnknownNameError
+from vlmend.errors import EditError, PromptError, UnknownNameError
 
 # Hyper-parameters under which an editor moves a tiny random model; none: its defaults.
 QUICK: dict[str, dict[str, Any]] = {
@@ -116,21 +116,52 @@ def test_fit_mends_and_leaves_the_model_alone(method, vlm, cases):
     assert target_nll(vlm, case, edit) < LEFT.get(method.name, 0.5) * target_nll(vlm, case, None)
 
 
+def says_first(vlm: VLM, asked: Example, edit: Edit) -> int:
+    """The first token of cached generation; the likeliest where the target begins, as it must be."""
+    prepared = vlm.prepare([asked])
+    (reply,) = vlm.replies(prepared, edit, max_new_tokens=4)
+    first_V = vlm.run(prepared, edit).rows[0].logits_NV[0].clone()
+    first_V[vlm.parts.image_token] = -torch.inf  # a picture cannot be said
+    assert reply.tokens[0] == int(first_V.argmax())
+    return reply.tokens[0]
+
+
+def mends_two_pictures(method: Editor, vlm: VLM, case: EditCase, picture) -> None:
+    """A request about two pictures is mended, where the model takes two; else the editor says that it does not."""
+    asked = dataclasses.replace(case.request, image=(picture(1), picture(2, (40, 28))))
+    both = dataclasses.replace(case, request=asked)
+    try:
+        vlm.prepare([asked])
+    except PromptError as error:
+        assert "takes one picture" in str(error)
+        with pytest.raises(PromptError, match="takes one picture"):
+            method.fit(vlm, [both])
+        return
+    if method.name in TAUGHT:  # of two pictures there is no exemplar among those of one
+        with pytest.raises(EditError, match="has no exemplar"):
+            method.fit(vlm, [both])
+        return
+    edit = method.fit(vlm, [both])
+    assert target_nll(vlm, both, edit) < 0.9 * target_nll(vlm, both, None)
+    says_first(vlm, asked, edit)
+
+
+def test_a_request_about_two_pictures(method, vlm, cases, picture):
+    mends_two_pictures(method, vlm, cases[0], picture)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted({*FAMILIES} - {*CORE}))
-def test_every_other_family(method, family, tiny, taught, cases):
+def test_every_other_family(method, family, tiny, taught, cases, picture):
     """What the quick tests promise on a few families, on the rest: the target moves, the model is left alone."""
     vlm = (taught if method.name in TAUGHT else tiny)(family)
     before = weights_of(vlm)
     case = cases[0]
     edit = method.fit(vlm, [case])
-    prepared = vlm.prepare([case.request])
-    (reply,) = vlm.replies(prepared, edit, max_new_tokens=4)
-    first_V = vlm.run(prepared, edit).rows[0].logits_NV[0].clone()
-    first_V[vlm.parts.image_token] = -torch.inf  # a picture cannot be said
-    assert reply.tokens[0] == int(first_V.argmax())
+    says_first(vlm, case.request, edit)
     assert_untouched(vlm, before)
     assert target_nll(vlm, case, edit) < 0.9 * target_nll(vlm, case, None)
+    mends_two_pictures(method, vlm, case, picture)
 
 
 def test_undo_is_bit_exact(method, llava, cases):
