@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmend.evaluation.overall import SCORES, lead, overall
@@ -51,6 +51,7 @@ def test_near_misses_are_one_part_however_many_there_are():
     assert overall(more, SCORES["gain"]).mean == pytest.approx((3 - 0.75) / 6)
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=6, max_size=6), min_size=3, max_size=12))
 def test_the_score_is_the_mean_of_the_parts_and_its_interval_holds_it(scores):
     found = overall(records(scores), SCORES["gain"])

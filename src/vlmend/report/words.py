@@ -14,12 +14,15 @@ NO_DIVERGENCE = 1e-6
 
 def percent(estimate: Estimate) -> str:
     """A mean in per cent, or a dash where nothing was measured."""
-    return f"{100 * estimate.mean:.0f}" if estimate.n else "–"
+    return str(round(100 * estimate.mean)) if estimate.n else "–"
 
 
 def bounds(estimate: Estimate) -> str:
     """Its interval in per cent."""
-    return f"{100 * estimate.low:.0f}–{100 * estimate.high:.0f}" if estimate.n else ""
+    if not estimate.n:
+        return ""
+    low, high = round(100 * estimate.low), round(100 * estimate.high)
+    return f"{low}–{high}" if low >= 0 else f"{low} to {high}"
 
 
 def gain(difference: Estimate) -> str:
