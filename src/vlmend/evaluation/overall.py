@@ -23,11 +23,9 @@ from vlmend.data.records import (
 )
 from vlmend.evaluation.kinds import RELIABILITY
 from vlmend.evaluation.record import ProbeRecord
-from vlmend.evaluation.stats import Estimate
+from vlmend.evaluation.stats import DRAWS, SEED, Estimate
 
 __all__ = ["SCORES", "OverallScore", "lead", "overall"]
-
-_DRAWS, _SEED = 2000, 0
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,9 @@ def _tally(records: Sequence[ProbeRecord], score: OverallScore) -> np.ndarray:
 def _drawn(tally: np.ndarray) -> tuple[float, np.ndarray]:
     """The score, and that of every draw of cases."""
     if not len(tally):
-        return float("nan"), np.full(_DRAWS, np.nan)
+        return float("nan"), np.full(DRAWS, np.nan)
     count = tally.shape[1]
-    places = np.random.default_rng(_SEED).integers(0, count, size=(_DRAWS, count))
+    places = np.random.default_rng(SEED).integers(0, count, size=(DRAWS, count))
     weights = np.stack([np.bincount(row, minlength=count) for row in places])
     sums, counts = np.einsum("dc,pcv->vdp", weights, tally)
     with np.errstate(invalid="ignore"):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-__all__ = ["Estimate", "bootstrap", "estimate", "paired", "wilson"]
+__all__ = ["DRAWS", "SEED", "Estimate", "bootstrap", "estimate", "paired", "wilson"]
 
-_DRAWS = 2000
-_SEED = 0
+DRAWS = 2000  # resamples of a bootstrap
+SEED = 0
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
 
 
@@ -36,7 +36,7 @@ def wilson(successes: float, n: int) -> Estimate:
 
 
 def bootstrap(
-    values: Sequence[float], clusters: Sequence[Hashable] | None = None, *, draws: int = _DRAWS, seed: int = _SEED
+    values: Sequence[float], clusters: Sequence[Hashable] | None = None, *, draws: int = DRAWS, seed: int = SEED
 ) -> Estimate:
     """Mean with its percentile bootstrap interval.
 
