@@ -13,6 +13,7 @@ from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor
 from vlmend.editors.base import CONTROLS, EDITORS, Editor, editor_class
 from vlmend.editors.training import TRAINABLE, train, trainable_class
 from vlmend.edits.functions import FunctionOp
+from vlmend.edits.memory import MemoryOp
 from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.routes import RouteOp
 from vlmend.edits.states import StateOp
@@ -25,6 +26,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "t-patcher": {"memory_weight": 0.1, "lr": 0.05},
     "visual-delta": {"layers": [0, 1, 2], "size": 6.0, "lr": 0.5, "steps": 120, "keep_weight": 0.0},
     "vead": {"pictures": "own"},  # edits for any picture add up, on a random model to anything
+    "vead-memory": {"steps": 120, "lr": 0.5},
     "visual-exemplar": {"layers": 0},
 }
 # Editors that take something from what a model answers rightly: a random one knows nothing (see `taught`).
@@ -37,11 +39,14 @@ QUICK_TRAINING: dict[str, dict[str, Any]] = {
         "layers": [0, 1, 2], "width": 48, "heads": 4, "gate_width": 0, "learns": (), "keeps": (),
         "lr": 2e-2, "steps": 120, "check_every": 120, "batch": 3, "held_out": 0.1, "seed": 1,
     },
+    "vead-memory": {"width": 16, "size": 16, "steps": 2, "check_every": 2, "batch": 3, "held_out": 0.1},
 }  # fmt: skip
+# What adapters such a training begins with.
+BEGINNING: dict[str, dict[str, Any]] = {"vead-memory": {**QUICK_TRAINING["vead"], "layers": [0], "steps": 60}}
 
 # What may be left of the target's loss; half, where nothing is said. Through its pictures' tokens alone, all of them
 # changed by one adapter, a random model is not led to every answer.
-LEFT = {"vead": 0.8}
+LEFT = {"vead": 0.8, "vead-memory": 0.85}
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +65,12 @@ def shelf(tiny, cases, picture, tmp_path_factory):
         for family in families:
             out = folder / name / family
             if not out.exists():
-                maker = trainable_class(name)(**QUICK_TRAINING[name])
+                settings = dict(QUICK_TRAINING[name])
+                if name in BEGINNING:
+                    settings["adapter"] = str(folder / "beginning" / family)
+                    beginning = trainable_class("vead")(**BEGINNING[name])
+                    train(beginning, tiny(family), [*cases, *others], settings["adapter"])
+                maker = trainable_class(name)(**settings)
                 train(maker, tiny(family), [*cases, *others], out)
         return str(folder / name)
 
@@ -198,6 +208,8 @@ def randomised(op: Any, maker: torch.Generator) -> Any:
         value = noise_like(op.tensors_by_name["value"], maker)
         assert not torch.equal(op.value(seen), torch.zeros(1, op.width))
         return dataclasses.replace(op, tensors_by_name={**op.tensors_by_name, "value": value})
+    if isinstance(op, MemoryOp):
+        return dataclasses.replace(op, entries=tuple(randomised(one, maker) for one in op.entries))
     if isinstance(op, NeuronOp):
         return NeuronOp(op.layer, *(noise_like(one, maker) for one in (op.keys_PD, op.bias_P, op.values_PD)))
     assert isinstance(op, RouteOp)

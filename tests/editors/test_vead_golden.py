@@ -79,7 +79,7 @@ def test_the_adapter(golden: Golden, dtype: torch.dtype, name: str, tolerance: f
     begin, end = golden.said["adapter_case"]["vt_range"]
     for row in range(2):
         signal = case["edit_signal"][row][case["edit_mask"][row] > 0].to(dtype)
-        tensors = adapter.for_edit(signal, int(case["prompt_end"][row]))
+        tensors = adapter.states_side() | adapter.edit_side(signal, int(case["prompt_end"][row]))
         states = case["layer_output"][row].to(dtype)
         visual = states[begin:end]
         logits = gate_logits(visual, tensors)

@@ -26,6 +26,12 @@ def vlm() -> Iterator[VLM]:
     yield vlmend.load("demo")
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few cases of a kind are found among a few candidates."""
+    monkeypatch.setattr("vlmend.world.candidates.BATCH", 16)
+
+
 def card() -> dict[str, Estimate]:
     """What the model card says."""
     folder = bundled_folder("demo")
@@ -52,11 +58,8 @@ def test_small_samples_of_other_scenes_agree_with_the_card(vlm: VLM) -> None:
     assert len(far) <= 1, {name: (measured[name], said[name]) for name in far}  # one in twenty may be by chance
 
 
-def test_cases_have_every_probe_that_the_world_can_tell(
-    vlm: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cases_have_every_probe_that_the_world_can_tell(vlm: VLM, tmp_path: Path) -> None:
     own, renamed = cases_of(vlm, "evqa", "eval", 6, seed=3), cases_of(vlm, "renamed", "eval", 3, seed=3)
-    monkeypatch.setattr("vlmend.world.candidates.BATCH", 6)  # nearly every one of these is found
     supposed = cases_of(vlm, "supposed", "train", 9, seed=3)
     assert (len(own), len(renamed), len(supposed)) == (6, 3, 9)
     always = {"text_generality", "image_generality", "ood_generality", "text_locality", "image_locality"}

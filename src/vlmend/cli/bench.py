@@ -43,6 +43,9 @@ def bench(
         list[str] | None,
         typer.Option("--set", metavar="EDITOR.NAME=VALUE", help="A setting of one editor; may be repeated."),
     ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="All edits in force at once, instead of every case edited alone.")
+    ] = False,
     limit: LimitOption = None,
     skip_missing: SkipMissingOption = False,
     max_new_tokens: Annotated[
@@ -53,7 +56,7 @@ def bench(
     ] = "default",
     as_json: JsonFlag = False,
 ) -> None:
-    """Edit every case alone with each editor, measure before and after, and write a report."""
+    """Edit every case alone with each editor, or all at once, measure before and after, and write a report."""
     with replying(as_json) as reply:
         from vlmend.evaluation.protocols import protocol_of
 
@@ -61,24 +64,25 @@ def bench(
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
         vlm = load_model(model)
         check_askable(vlm, wanted)
-        proofs = measure(vlm, methods, wanted, out, protocol=way, max_new_tokens=max_new_tokens)
+        proofs = measure(vlm, methods, wanted, out, protocol=way, max_new_tokens=max_new_tokens, at_once=together)
         command = ["vlmend", "bench", model, str(cases), "--editors", editors, "--out", str(out)]
         command += [word for one in setting or () for word in ("--set", one)]
+        command += ["--together"] if together else []
         command += ["--limit", str(limit)] if limit else []
         command += ["--max-new-tokens", str(max_new_tokens)] if max_new_tokens != 32 else []
         command += ["--protocol", protocol] if protocol != "default" else []
         with working("Writing the report"):
-            from vlmend.report.comparison import together
+            from vlmend.report.comparison import together as scores_of
             from vlmend.report.content import cost_of
             from vlmend.report.folder import fill
             from vlmend.report.html import headlines
 
-            title = f"{len(wanted)} answers of {Path(vlm.name).name}, edited one by one"
+            title = f"{len(wanted)} answers of {Path(vlm.name).name}, edited {'at once' if together else 'one by one'}"
             report = described(title, proofs, wanted, cases.name, shlex.join(command))
             path = fill(out, report)
         reply.say(Comparison(proofs), *headlines(proofs), "", "Report:")
         reply.line(str(path))
-        overall = together(proofs)
+        overall = scores_of(proofs)
         reply.document = {
             "run": str(out),
             "report": str(path),

@@ -33,26 +33,29 @@ def measure(
     *,
     protocol: Protocol | None = None,
     max_new_tokens: int = 32,
+    at_once: bool = False,
 ) -> tuple[Proof, ...]:
-    """Measure every editor on every case; what a run in this folder has finished before is not done again.
+    """Measure every editor on every case, edited alone or all ``at_once``; what a run in this folder has finished
+    before is not done again.
 
     Raises:
         RunError: the folder holds a run of another model, other cases or other settings.
     """
     import torch
 
-    from vlmend.evaluation.editing import compare
+    from vlmend.evaluation.editing import at_once_by, compare
     from vlmend.evaluation.protocols import DEFAULT
 
     torch.manual_seed(SEED)
     way = protocol or DEFAULT
-    with Run(folder, _settings(vlm, editors, cases, way, max_new_tokens)) as run:
+    settings = _settings(vlm, editors, cases, way, max_new_tokens) | ({"at_once": True} if at_once else {})
+    with Run(folder, settings) as run:
         logs = [run.part(editor=editor.name) for editor in editors]
         done = sum(len(log.records) for log in logs)
         with progress("Editing and measuring", len(editors) * len(cases), done=done) as advance:
             proofs = compare(
                 vlm,
-                editors,
+                [at_once_by(vlm, editor, cases, way) for editor in editors] if at_once else editors,
                 cases,
                 protocol=way,
                 max_new_tokens=max_new_tokens,

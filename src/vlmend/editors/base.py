@@ -21,6 +21,7 @@ EDITORS = {
     "lora": "vlmend.editors.lora:LoRA",
     "t-patcher": "vlmend.editors.t_patcher:TPatcher",
     "vead": "vlmend.editors.vead:VEAD",
+    "vead-memory": "vlmend.editors.vead_memory:VEADMemory",
     "visual-delta": "vlmend.editors.visual_delta:VisualDelta",
     "visual-exemplar": "vlmend.editors.visual_exemplar:VisualExemplar",
 }

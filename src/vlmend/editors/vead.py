@@ -17,32 +17,24 @@ before the words, the change does not depend on what is asked: it is one change 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
-from vlmend.editors.shelf import Trained, trained_for
-from vlmend.editors.vead_adapter import Adapter
+from vlmend.editors.shelf import trained_for
+from vlmend.editors.vead_placed import Placed, adapters_of, check_pictures_asked, request_states
 from vlmend.edits.edit import Edit
-from vlmend.edits.functions import FunctionOp
 from vlmend.edits.ops import Op
 from vlmend.edits.routes import Key, RouteOp
-from vlmend.errors import EditError, EditFormatError
-from vlmend.models.above import states_behind
-from vlmend.models.prepared import Row
 from vlmend.models.vlm import VLM
 
-__all__ = ["VEAD", "Reads", "adapters_of", "check_pictures_asked", "signal"]
-
-Reads = Literal["all", "words"]
-"""What an adapter reads of an edit: all of picture, prompt and answer (as published), or prompt and answer alone."""
+__all__ = ["VEAD"]
 
 
 @dataclass(frozen=True)
@@ -75,74 +67,21 @@ class VEAD:
         """
         check_cases(cases)
         check_pictures_asked(cases)
-        adapters, reads = self._adapters(vlm)
+        adapters = self._adapters(vlm)
         own = self.pictures == "own" or (self.pictures == "auto" and len(cases) > 1)
         ops: list[Op] = []
         for case in cases:
-            prepared = vlm.prepare([case.request])
-            row = prepared.rows[0]
-            states = states_behind(vlm, list(adapters), partial(vlm.run, prepared))
-            if not states:
-                raise EditError(f"an edit in force answers case '{case.id}' without asking the model")
-            made = [
-                _operation(layer, adapter, states_1TD[0], row, reads)
-                for (layer, adapter), states_1TD in zip(adapters.items(), states, strict=True)
-            ]
+            row, states = request_states(vlm, case, [one.layer for one in adapters])
+            made = [one.operation(one.tensors(states_TD, row)) for one, states_TD in zip(adapters, states, strict=True)]
             ops += [RouteOp(Key(picture=row.content), tuple(made))] if own else made
         return edit_of(self, vlm, cases, ops)
 
-    def _adapters(self, vlm: VLM) -> tuple[Mapping[int, Adapter], Reads]:
+    def _adapters(self, vlm: VLM) -> tuple[Placed, ...]:
         if vlm.fingerprint not in self._loaded:
-            trained = trained_for(self.name, vlm, self.weights)
-            self._loaded[vlm.fingerprint] = adapters_of(trained), trained.facts["reads"]
+            self._loaded[vlm.fingerprint] = adapters_of(trained_for(self.name, vlm, self.weights))
         return self._loaded[vlm.fingerprint]
 
     @cached_property
-    def _loaded(self) -> dict[str, tuple[Mapping[int, Adapter], Reads]]:
+    def _loaded(self) -> dict[str, tuple[Placed, ...]]:
         """Adapters that were read, by the fingerprint of their model: its edits share their tensors."""
         return {}
-
-
-def check_pictures_asked(cases: Sequence[EditCase]) -> None:
-    """Refuse requests that ask about no picture.
-
-    Raises:
-        EditError: names the case.
-    """
-    if blind := [case.id for case in cases if case.request.image is None]:
-        raise EditError(f"case '{blind[0]}' has no picture, whose visual states could be changed")
-
-
-def adapters_of(trained: Trained) -> Mapping[int, Adapter]:
-    """Layer -> adapter, out of what was saved.
-
-    Raises:
-        EditFormatError: these are no weights of adapters.
-    """
-    try:
-        return {
-            int(layer): Adapter.sized(_under(f"{layer}.", trained.tensors), int(trained.facts["heads"]))
-            for layer in trained.facts["layers"]
-        }
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise EditFormatError(f"the weights for '{trained.editor}' are no adapter's: {error}") from error
-
-
-def signal(states_TD: Tensor, row: Row, reads: Reads) -> tuple[Tensor, int]:
-    """What an adapter reads of an edit, out of its row's states, [L, D]; and which of it is the last prompt token."""
-    end = len(row.ids_T) + row.answer_length
-    if reads == "all":
-        return states_TD[:end], len(row.ids_T) - 1
-    words_T = ~torch.cat([row.visual_T, row.visual_T.new_zeros(row.answer_length)]).to(states_TD.device)
-    return states_TD[:end][words_T], int((~row.visual_T).sum()) - 1
-
-
-def _operation(layer: int, adapter: Adapter, states_TD: Tensor, row: Row, reads: Reads) -> FunctionOp:
-    adapter.to(states_TD.device)
-    signal_LD, asked = signal(states_TD, row, reads)
-    tensors = adapter.for_edit(signal_LD, asked)
-    return FunctionOp(layer, signal_LD.shape[-1], "attend", tensors, {"heads": adapter.heads})
-
-
-def _under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -8,13 +8,17 @@ added to them, is `vlmend.edits.attend`.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Adapter"]
+from vlmend.edits.attend import attend
+
+__all__ = ["Adapter", "Live"]
 
 _OF_THE_EDIT = ("edit_norm", "key", "value", "gate_edit_norm", "gate_edit_in", "gate_edit_out")
 
@@ -53,8 +57,16 @@ class Adapter(nn.Module):
             self.gate_in, self.gate_out = nn.Linear(dim, gate_width), nn.Linear(gate_width, dim)
             self.gate_edit_in, self.gate_edit_out = nn.Linear(dim, gate_width), nn.Linear(gate_width, dim)
 
-    def for_edit(self, states_LD: Tensor, asked: int) -> dict[str, Tensor]:
-        """What `vlmend.edits.attend` needs for one edit; gradients reach the parameters.
+    def states_side(self) -> dict[str, Tensor]:
+        """What `vlmend.edits.attend` needs for every edit alike; gradients reach the parameters."""
+        shared: dict[str, Tensor] = {
+            name: x for name, x in self.named_parameters() if name.split(".")[0] not in _OF_THE_EDIT
+        }
+        return shared | {name: shared[name] * self.unit for name in ("leave.weight", "leave.bias")}
+
+    def edit_side(self, states_LD: Tensor, asked: int) -> dict[str, Tensor]:
+        """What `vlmend.edits.attend` needs for one edit beside these: its ``key`` and ``value``, and ``gate`` [D] of a
+        gated adapter; gradients reach the parameters.
 
         Args:
             states_LD: states of the edit's picture, prompt and target behind the layer.
@@ -62,11 +74,7 @@ class Adapter(nn.Module):
         """
         states_LD = states_LD.to(self.norm.weight.dtype)
         normed_LD = self.edit_norm(states_LD)
-        shared: dict[str, Tensor] = {
-            name: x for name, x in self.named_parameters() if name.split(".")[0] not in _OF_THE_EDIT
-        }
-        made = shared | {"key": self.key(normed_LD), "value": self.value(normed_LD)}
-        made |= {name: shared[name] * self.unit for name in ("leave.weight", "leave.bias")}
+        made = {"key": self.key(normed_LD), "value": self.value(normed_LD)}
         if self.gated:
             asked_D = self.gate_edit_norm(states_LD[asked])
             opened_D = self.gate_edit_out(functional.relu(self.gate_edit_in(asked_D))) + asked_D
@@ -86,3 +94,28 @@ class Adapter(nn.Module):
         adapter = cls(dim, width, heads, 0 if gate is None else len(gate))
         adapter.load_state_dict(tensors)
         return adapter.requires_grad_(False).eval()
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """An adapter at work on the states behind a layer, as a `FunctionOp` that gradients pass.
+
+    Attributes:
+        layer: index of the decoder layer.
+        tensors: both sides of an adapter.
+        heads: of the adapter.
+    """
+
+    reads_question: ClassVar[bool] = False
+
+    layer: int
+    tensors: Mapping[str, Tensor]
+    heads: int
+
+    def check(self, layers: int, width: int) -> None:
+        """It is made for the model at hand."""
+
+    def change(self, states_TD: Tensor, visual_T: Tensor) -> Tensor:
+        positions = visual_T.nonzero().flatten().to(states_TD.device)
+        added = attend(states_TD[positions].float(), self.tensors, heads=self.heads)
+        return states_TD.index_add(0, positions, added.to(states_TD.dtype))

@@ -36,9 +36,9 @@ from torch.nn import functional
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, EditCase
 from vlmend.editors.influence import influences
 from vlmend.editors.training import Check
-from vlmend.editors.vead import Reads, check_pictures_asked, signal
-from vlmend.editors.vead_adapter import Adapter
-from vlmend.edits.attend import attend, gate_logits
+from vlmend.editors.vead_adapter import Adapter, Live
+from vlmend.editors.vead_placed import Reads, check_pictures_asked, signal
+from vlmend.edits.attend import gate_logits
 from vlmend.errors import EditError
 from vlmend.models.above import Above
 from vlmend.models.parts import LayerSpec
@@ -291,7 +291,7 @@ class VEADLesson:
 
     def _edit(self, case: Learned) -> _Edit:
         adapters: dict[int, Any] = {layer: self.module[str(layer)] for layer in self.layers}
-        made = {at: one.for_edit(*self.signal(case, at)) for at, one in adapters.items()}
+        made = {at: one.states_side() | one.edit_side(*self.signal(case, at)) for at, one in adapters.items()}
         return _Edit(made, self._method.heads)
 
     def signal(self, case: Learned, layer: int) -> tuple[Tensor, int]:
@@ -394,25 +394,8 @@ class _Edit:
     heads: int
 
     @property
-    def ops(self) -> tuple[_Live, ...]:
-        return tuple(_Live(layer, tensors, self.heads) for layer, tensors in self.at.items())
-
-
-@dataclass(frozen=True, eq=False)
-class _Live:
-    """An adapter at work on the states behind a layer, as a `FunctionOp` that gradients pass."""
-
-    layer: int
-    tensors: Mapping[str, Tensor]
-    heads: int
-
-    def check(self, layers: int, width: int) -> None:
-        """It is made for the model at hand."""
-
-    def change(self, states_TD: Tensor, visual_T: Tensor) -> Tensor:
-        positions = visual_T.nonzero().flatten().to(states_TD.device)
-        added = attend(states_TD[positions].float(), self.tensors, heads=self.heads)
-        return states_TD.index_add(0, positions, added.to(states_TD.dtype))
+    def ops(self) -> tuple[Live, ...]:
+        return tuple(Live(layer, tensors, self.heads) for layer, tensors in self.at.items())
 
 
 def _cross_entropy(logits: Sequence[Tensor], rows: Sequence[Row]) -> Tensor:

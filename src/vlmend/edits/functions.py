@@ -89,7 +89,7 @@ class FunctionOp(Op):
         return {"layer": self.layer, "width": self.width, "function": self.function, "settings": dict(self.settings)}
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self.tensors_by_name.items()}
+        return dict(self.tensors_by_name)
 
     @classmethod
     def rebuilt(cls, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], inner: Sequence[Op]) -> Self:

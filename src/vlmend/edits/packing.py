@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vlmend.edits.functions import FunctionOp
+from vlmend.edits.memory import MemoryOp
 from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.ops import Op, WeightOp
 from vlmend.edits.routes import AnswerOp, RouteOp
@@ -15,7 +16,8 @@ from vlmend.edits.states import StateOp
 
 __all__ = ["KINDS", "packed", "unpacked", "within"]
 
-KINDS: dict[str, type[Op]] = {op.kind: op for op in (WeightOp, StateOp, FunctionOp, NeuronOp, RouteOp, AnswerOp)}
+_ALL: tuple[type[Op], ...] = (WeightOp, StateOp, FunctionOp, NeuronOp, MemoryOp, RouteOp, AnswerOp)
+KINDS: dict[str, type[Op]] = {op.kind: op for op in _ALL}
 
 
 def packed(ops: Sequence[Op], prefix: str = "") -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

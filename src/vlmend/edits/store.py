@@ -1,6 +1,7 @@
 """Edits on disk: a folder of ``edit.json`` (what it is) and ``edit.safetensors`` (its tensors), never pickle.
 
-A tensor is stored under the name that `packing` gives it. The folder appears whole or not at all.
+A tensor is stored under the name that `packing` gives it, and once if several operations share it. The folder appears
+whole or not at all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
+from torch import Tensor
 
 from vlmend.edits.edit import Edit, EditRequest
 from vlmend.edits.packing import packed, unpacked
@@ -22,7 +24,8 @@ from vlmend.errors import EditError, EditFormatError
 
 __all__ = ["FORMAT", "load", "save"]
 
-FORMAT = 3
+FORMAT = 4
+_READ = (3, FORMAT)  # format 3 shares no tensors
 _JSON, _TENSORS = "edit.json", "edit.safetensors"
 
 
@@ -41,8 +44,9 @@ def save(edit: Edit, folder: Path | str) -> Path:
             made = Path(part) / "new"
             made.mkdir()
             ops, tensors = packed(edit.ops)
-            save_file(tensors, made / _TENSORS)
-            content = json.dumps(_plain(edit, ops), indent=2, ensure_ascii=False)
+            stored, shared = _once(tensors)
+            save_file(stored, made / _TENSORS)
+            content = json.dumps(_plain(edit, ops, shared), indent=2, ensure_ascii=False)
             (made / _JSON).write_text(content + "\n", encoding="utf-8")
             if folder.exists():
                 folder.replace(Path(part) / "old")
@@ -62,8 +66,9 @@ def load(folder: Path | str) -> Edit:
     try:
         about: Any = json.loads((folder / _JSON).read_text(encoding="utf-8"))
         tensors = load_tensors((folder / _TENSORS).read_bytes())
-        if about["format"] != FORMAT:
+        if about["format"] not in _READ:
             raise EditFormatError(f"{folder} has edit format {about['format']}; this version reads {FORMAT}")
+        tensors |= {name: tensors[stored] for name, stored in about.get("shared", {}).items()}
         edit = Edit(
             base=about["base"],
             ops=unpacked(about["ops"], tensors),
@@ -95,7 +100,18 @@ def _replaceable(folder: Path) -> bool:
     return folder.is_dir() and {entry.name for entry in os.scandir(folder)} <= {_JSON, _TENSORS}
 
 
-def _plain(edit: Edit, ops: list[dict[str, Any]]) -> dict[str, Any]:
+def _once(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The distinct tensors, and for each further name of one of them the name it is stored under."""
+    first: dict[Any, str] = {}
+    shared: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        same = (tensor.data_ptr(), tensor.shape, tensor.dtype) if tensor.numel() else name
+        if first.setdefault(same, name) != name:
+            shared[name] = first[same]
+    return {name: tensor for name, tensor in tensors.items() if name not in shared}, shared
+
+
+def _plain(edit: Edit, ops: list[dict[str, Any]], shared: dict[str, str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "id": edit.id,
@@ -107,6 +123,7 @@ def _plain(edit: Edit, ops: list[dict[str, Any]]) -> dict[str, Any]:
         "requests": [asdict(request) for request in edit.requests],
         "fitted_on": list(edit.fitted_on),
         "ops": ops,
+        "shared": shared,
         "versions": dict(edit.versions),
         "proof": None if edit.proof is None else dict(edit.proof),
     }

@@ -29,7 +29,7 @@ from vlmend.models.prepared import Row
 from vlmend.models.vlm import VLM
 from vlmend.runs import Log
 
-__all__ = ["Proof", "compare", "evaluate"]
+__all__ = ["Proof", "at_once_by", "compare", "evaluate"]
 
 
 def evaluate(
@@ -111,6 +111,11 @@ def compare(
         if log is not None:
             log.finish(proof.metrics)
     return proofs
+
+
+def at_once_by(vlm: VLM, editor: Editor, cases: Sequence[EditCase], protocol: Protocol = DEFAULT) -> Edit:
+    """An editor's one edit for the requests of all cases, as a protocol puts them: they are in force at once."""
+    return editor.fit(vlm, [protocol.worded(case) for case in cases])
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,11 @@ class Above:
         states_TD[~visual_T] = kept.words_KD
         return states_TD
 
+    def parted(self, row: Row) -> tuple[Tensor, Tensor]:
+        """The kept states of a row's words, prompt and target, and of its visual tokens; not to be changed."""
+        kept = self._kept[id(row)]
+        return kept.words_KD, kept.visual_SD
+
     def alike(self, one: Row, other: Row) -> bool:
         """Whether the states of two rows' visual tokens are the same."""
         return self._kept[id(one)].visual_SD is self._kept[id(other)].visual_SD
