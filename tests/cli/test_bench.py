@@ -82,6 +82,21 @@ def test_one_table_has_all_metrics_with_interval_gain_and_divergence(bench: Call
     assert "ft: 3 of 3 corrected questions are answered right (before: 0)" in " ".join(text.split())
 
 
+def test_all_edits_in_force_at_once(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
+) -> None:
+    """One edit is made for all cases, and measured on each: `parrot` says the last case's target to all of them."""
+    args = ("bench", tiny_folder(), cases_file, "--editors", "parrot", "--out", tmp_path / "run", "--max-new-tokens", 6)
+    outcome = vlmend_cli(*args, "--together", "--json")
+    assert outcome.code == 0, outcome.stderr
+    said = outcome.document["editors"]["parrot"]["reliability"]["free_exact"]["after"]["mean"]
+    assert said == pytest.approx(1 / 3)
+    assert "edited at once" in (tmp_path / "run" / "report.html").read_text()
+    assert "--together" in (tmp_path / "run" / "report.html").read_text()
+    assert vlmend_cli(*args).code == 2
+
+
+
 @pytest.mark.parametrize("protocol", ["legacy", "visedit"])
 def test_published_protocols(
     vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path, protocol: str
