@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vlmend.editors.lora import LoRA
     from vlmend.editors.t_patcher import TPatcher
     from vlmend.editors.vead import VEAD
+    from vlmend.editors.vead_memory import VEADMemory
     from vlmend.editors.visual_delta import VisualDelta
     from vlmend.editors.visual_exemplar import VisualExemplar
     from vlmend.edits.edit import Edit
@@ -45,6 +46,7 @@ __all__ = [
     "Proof",
     "TPatcher",
     "Target",
+    "VEADMemory",
     "VisualDelta",
     "VisualExemplar",
     "VlmendError",
@@ -64,6 +66,7 @@ _HOME = {
     "TPatcher": "vlmend.editors.t_patcher",
     "Target": "vlmend.attribution.target",
     "VEAD": "vlmend.editors.vead",
+    "VEADMemory": "vlmend.editors.vead_memory",
     "VLM": "vlmend.models.vlm",
     "Edit": "vlmend.edits.edit",
     "EditCase": "vlmend.data.records",
