@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OLDEST := .venv-oldest
+WORKERS ?= 2
 PIP    := -m pip install --quiet --disable-pip-version-check
 
 export HF_HUB_OFFLINE ?= 1
@@ -23,10 +24,10 @@ demo: setup
 	@$(BIN)/vlmend demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
 
 test-all: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
 # What depends on transformers, on the oldest one that pyproject.toml allows, in an environment of its own.
 test-oldest: $(OLDEST)/.installed
