@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -35,7 +35,7 @@ from vlmend.edits.functions import FunctionOp
 from vlmend.edits.ops import Op
 from vlmend.edits.routes import Key, RouteOp
 from vlmend.errors import EditError, EditFormatError
-from vlmend.models.above import states_behind
+from vlmend.models.above import states_of
 from vlmend.models.prepared import Row
 from vlmend.models.vlm import VLM
 
@@ -81,7 +81,7 @@ class VEAD:
         for case in cases:
             prepared = vlm.prepare([case.request])
             row = prepared.rows[0]
-            states = states_behind(vlm, list(adapters), partial(vlm.run, prepared))
+            states = states_of(vlm, prepared, list(adapters))
             if not states:
                 raise EditError(f"an edit in force answers case '{case.id}' without asking the model")
             made = [

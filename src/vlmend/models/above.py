@@ -29,7 +29,7 @@ from vlmend.models.prepared import Prepared, Row
 from vlmend.models.trace import capture, reaching, short_circuited
 from vlmend.models.vlm import VLM
 
-__all__ = ["Above", "states_behind"]
+__all__ = ["Above", "states_behind", "states_of"]
 
 _SAME, _COARSELY_SAME = 1e-4, 2e-2  # of their norm: in float32, and in shorter types
 
@@ -75,12 +75,12 @@ class Above:
         shared = [index for group in worth_sharing(rows) for index in group] if self._begins_once is not False else []
         for some in by_beginning({index: rows[index] for index in shared}, self._vlm.batch_rows):
             part = prepared.take(some)
-            found = self._vlm.states_from_beginnings(part, self.layer)
-            if self._begins_once is None:  # the first time it is compared with a whole run
-                self._begins_once = found is not None and all(map(_same, self._whole(prepared.take(some[:2])), found))
+            found = self._vlm.states_from_beginnings(part, [self.layer])
+            if self._begins_once is None:  # the first time it is compared with a whole run, of one that shares
+                self._begins_once = found is not None and _same(self._whole(part.take([-1]))[0], found[0][-1])
             if found is None or not self._begins_once:
                 break
-            for index, row, states_TD in zip(some, part.rows, found, strict=True):
+            for index, row, states_TD in zip(some, part.rows, found[0], strict=True):
                 self._keep(row, states_TD)
                 del rows[index]
         for some in of_like_length(rows, self._vlm.batch_rows):
@@ -190,6 +190,16 @@ class Above:
         for layer in self._vlm.parts.layers[: self.layer + 1]:
             stack.enter_context(short_circuited(layer, states_BTD))
         return stack
+
+
+def states_of(vlm: VLM, prepared: Prepared, layers: Sequence[int]) -> list[Tensor]:
+    """What some layers make of a row with its answer, of each [1, T, D], edits in force at work; none if it never gets
+    to them. What is known of its beginning is not run again."""
+    if vlm.goes_on_cheaply and not vlm.active_edits:
+        found = vlm.states_from_beginnings(prepared, layers)
+        if found is not None:
+            return [states_TD[None] for (states_TD,) in found]
+    return states_behind(vlm, layers, partial(vlm.run, prepared))
 
 
 def states_behind(vlm: VLM, layers: Sequence[int], run: Callable[[], Any]) -> list[Tensor]:
