@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vlmend import VLM, Edit, Example, WeightOp
+from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.states import StateOp
 from vlmend.models import batching
 from vlmend.models.prefix import beginning
@@ -157,13 +158,14 @@ def test_a_changed_beginning_is_kept_for_the_same_edit_alone(vlm: VLM, examples)
 
 
 def changes(vlm: VLM, layer: int) -> list[Edit]:
-    """An edit of states behind a layer, and one of its weights."""
+    """Edits of the states behind a layer, of its neurons, of its weights, and of all of them."""
     maker = torch.Generator().manual_seed(layer)
     vectors = 2.0 * torch.randn(2, len(vlm.parts.norm.weight), generator=maker)
     names = vlm.weights.named(vlm.parts.modules([layer], ["attn.k", "mlp.down"]), matrices_only=True)
     noise = {name: 0.3 * torch.randn(weight.shape, generator=maker) for name, weight in names.items()}
-    ops = (StateOp(layer, torch.tensor([0, 3]), vectors), WeightOp.deltas(noise))
-    return [Edit(vlm.fingerprint, some) for some in ((ops[0],), (ops[1],), ops)]
+    neurons = NeuronOp(layer, vectors / 8.0, torch.ones(2), vectors)
+    ops = (StateOp(layer, torch.tensor([0, 3]), vectors), neurons, WeightOp.deltas(noise))
+    return [Edit(vlm.fingerprint, some) for some in (*((op,) for op in ops), ops)]
 
 
 def called(vlm: VLM, run, *given) -> list[tuple[int, int]]:
@@ -186,7 +188,7 @@ def called(vlm: VLM, run, *given) -> list[tuple[int, int]]:
 def test_what_an_edit_makes_of_a_picture_is_run_from_its_layer_on(vlm: VLM, examples, layer):
     layer %= len(vlm.parts.layers)
     length = beginning(vlm.prepare(examples).rows[0])
-    for edit, lowest in zip(changes(vlm, layer), (layer + 1, layer, layer), strict=True):
+    for edit, lowest in zip(changes(vlm, layer), (layer + 1, layer, layer, layer), strict=True):
         for _ in range(2):  # the first time it is compared with a whole run
             prepared, found = vlm.prepare(examples), []
             vlm.run(prepared, keep={vlm.last_shared_stage})

@@ -22,8 +22,6 @@ from vlmend.models.starting import starting
 
 __all__ = ["Known", "Starts", "named"]
 
-_AT_ONCE = 1024  # tokens of beginnings that are run together: more fall out of a processor's cache
-
 State = tuple[int, ...]
 """For every layer a number that tells whether the weights up to it are what they were."""
 
@@ -91,7 +89,7 @@ class Known:
             elif name not in self._mine:
                 alike.setdefault((layers, bool(plans[index].states)), []).append(index)
         for (layers, edited), group in alike.items():
-            for some in _at_once(group, call):
+            for some in call.at_once(group):
                 bases = [starts[names[index]][1] for index in some] if layers else []
                 stumps = [stump(call.rows[index], call.count) for index in some]
                 with ExitStack() as stack:
@@ -110,7 +108,7 @@ class Known:
         names = [named(row, Plan()) for row in call.rows]
         begun = {name: one for name in names if (one := self._mine.get(name)) and set(layers) <= one.outputs.keys()}
         fresh = [names.index(name) for name in dict.fromkeys(names) if name not in begun]
-        for some in _at_once(fresh, call):
+        for some in call.at_once(fresh):
             made = call.begin(some, keep=layers, end=max(layers) + 1)
             begun.update(zip((names[index] for index in some), made, strict=True))
         each = [begun[name] for name in names]
@@ -122,12 +120,6 @@ class Known:
             ]
             for layer in layers
         ]
-
-
-def _at_once(indices: Sequence[int], call: Cut) -> list[Sequence[int]]:
-    """Rows whose beginnings are run together."""
-    most = max(1, _AT_ONCE // call.count)
-    return [indices[start : start + most] for start in range(0, len(indices), most)]
 
 
 def _alike(one: State, other: State) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlmend.models.batching import by_beginning, of_like_length, worth_sharing
 from vlmend.models.beginnings import Known, Starts, named
+from vlmend.models.caches import Beginning
 from vlmend.models.ending import ending
 from vlmend.models.feed import Feeder
 from vlmend.models.intervene import NeuronOperation, Plan, acting
@@ -151,30 +152,22 @@ class Begun:
             call = self.cut(part)
             if call is None:
                 return None
-            go_on = partial(call.go_on, known.begin(call, plans, starts) if call.count else [])
-        rows = part.rows
-        starts_at = [len(row.ids_T) - 1 - call.count for row in rows]
-        keep = max(start + len(row.target_N) for start, row in zip(starts_at, rows, strict=True)) + 1 - min(starts_at)
-
+            begun = known.begin(call, plans, starts) if call.count else []
         if stages:
-            logits_BKV = self._kept(part, go_on, keep, starts_at, stages)
-        else:
-            with ending(self._parts, keep) if self._ends_alone else nullcontext():
-                logits_BKV = self._parts.head(go_on()[:, -keep:])
-        low = min(starts_at)
-        return [
-            logits_KV[start - low : start - low + len(row.target_N)]
-            for row, logits_KV, start in zip(rows, logits_BKV, starts_at, strict=True)
-        ]
+            return call.predicting(self._kept(part, call, begun, stages))
+        beside = [Plan(states=tuple(op for op in one.states if isinstance(op, NeuronOperation))) for one in plans]
+        with (
+            acting(self._parts, part.rows, beside, with_targets=True),  # changes of states are in the beginnings
+            ending(self._parts, call.keep) if self._ends_alone else nullcontext(),
+        ):
+            return call.predicting(call.logits(begun))
 
-    def _kept(
-        self, part: Prepared, go_on: Callable[[], Tensor], keep: int, starts: Sequence[int], stages: Collection[int]
-    ) -> Tensor:
+    def _kept(self, part: Prepared, call: Cut, begun: Sequence[Beginning], stages: Collection[int]) -> Tensor:
         """The logits of the last positions; what rows were at the stages is kept where they stand alone."""
         state = {stage: self._weights.state_before(stage) for stage in stages}
         if self._ends_alone and set(stages) == {self.alone}:
-            with ending(self._parts, keep) as attended:
-                logits_BKV = self._parts.head(go_on()[:, -keep:])
+            with ending(self._parts, call.keep) as attended:
+                logits_BKV = call.logits(begun)
             belows = [
                 Below(
                     self.alone, part.rows, state[self.alone], one.entering_BTD, one.output, (one.arguments,), {}, True
@@ -182,16 +175,14 @@ class Begun:
                 for one in attended
             ]
         else:
-            logits_BKV, found = record(
-                self._parts, state, part.rows, keep, lambda: self._parts.head(go_on()[:, -keep:])
-            )
+            logits_BKV, found = record(self._parts, state, part.rows, call.keep, partial(call.logits, begun))
             if self.alone in found:
                 self._ends_alone = found[self.alone].stands_alone
             belows = [below for below in found.values() if below.stands_alone]
         for below in belows:
-            for index, (row, start) in enumerate(zip(part.rows, starts, strict=True)):
+            for index, (row, end) in enumerate(zip(part.rows, call.ends, strict=True)):
                 count = len(row.target_N)
-                part.below[below.stage, id(row)] = below.of(index, start + count, count + 1)
+                part.below[below.stage, id(row)] = below.of(index, end + count, count + 1)
         return logits_BKV
 
     def _from_stage(
@@ -225,7 +216,7 @@ def _fits(row: Row, plan: Plan, stages: Collection[int]) -> bool:
 
 
 def _reads_question(operation: object) -> bool:
-    return bool(getattr(operation, "reads_question", True))
+    return not isinstance(operation, NeuronOperation) and bool(getattr(operation, "reads_question", True))
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

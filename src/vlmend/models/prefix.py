@@ -26,6 +26,7 @@ from vlmend.models.trace import capture, reaching
 
 __all__ = ["Cut", "beginning", "cut", "name_of", "stump"]
 
+_AT_ONCE = 1024  # tokens of beginnings that are run together: more fall out of a processor's cache
 _OURS = ("use_cache", "past_key_values", "return_dict", "input_ids", "output_attentions", "output_hidden_states")
 
 
@@ -52,6 +53,8 @@ class Cut:
 
     Attributes:
         count: how many tokens they begin with.
+        ends: in the rest of each row the place of its prompt's last token.
+        keep: how many of the last positions predict some row's target.
     """
 
     def __init__(self, parts: Parts, rows: Sequence[Row], arguments: Mapping[str, Any]) -> None:
@@ -59,6 +62,9 @@ class Cut:
         self.arguments = arguments
         self.rows = rows
         self.count = beginning(rows[0])
+        self.ends = [len(row.ids_T) - 1 - self.count for row in rows]
+        last = max(end + len(row.target_N) for end, row in zip(self.ends, rows, strict=True))
+        self.keep = last + 1 - min(self.ends)
 
     def begin(self, indices: Sequence[int], *, keep: Collection[int] = (), end: int | None = None) -> list[Beginning]:
         """Run what rows with these indices begin with.
@@ -81,6 +87,11 @@ class Cut:
             for index, cached in enumerate(cached_in(cache, len(indices)))
         ]
 
+    def at_once(self, indices: Sequence[int]) -> list[Sequence[int]]:
+        """Rows whose beginnings are run together."""
+        most = max(1, _AT_ONCE // self.count)
+        return [indices[start : start + most] for start in range(0, len(indices), most)]
+
     def go_on(self, begun: Sequence[Beginning], *, end: int | None = None) -> Tensor:
         """Run the rest of every row, from what it begins with.
 
@@ -93,6 +104,18 @@ class Cut:
         }
         cache = cache_for(begun if self.count else [], len(self._parts.layers) if end is None else end)
         return self._run(part, cache, end)
+
+    def logits(self, begun: Sequence[Beginning]) -> Tensor:
+        """As `go_on`: the logits of the last positions, [B, keep, vocabulary]."""
+        return self._parts.head(self.go_on(begun)[:, -self.keep :])
+
+    def predicting(self, logits_BKV: Tensor) -> list[Tensor]:
+        """Of these every row's, [N, vocabulary], where its target is predicted."""
+        low = min(self.ends)
+        return [
+            logits_KV[end - low : end - low + len(row.target_N)]
+            for row, logits_KV, end in zip(self.rows, logits_BKV, self.ends, strict=True)
+        ]
 
     def _run(self, part: Mapping[str, Any], cache: DynamicCache, end: int | None) -> Tensor:
         if end is None:

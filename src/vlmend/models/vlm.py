@@ -25,6 +25,7 @@ from vlmend.models.greedy import GREEDY, follow, takes_the_likeliest
 from vlmend.models.intervene import Plan, acting, check, first_stage, plan
 from vlmend.models.outputs import Question, Reply, RowOutput, RunOutput, row_output
 from vlmend.models.parts import Parts
+from vlmend.models.prefix import Cut
 from vlmend.models.prepared import Asked, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
@@ -192,6 +193,10 @@ class VLM:
         """The states behind each layer, [T, D], of rows with their answers that have equally many tokens up to the last
         of their picture; what is known of these is not run again. ``None`` where this model cannot be run so."""
         return self._begun.states(prepared, layers)
+
+    def cut(self, prepared: Prepared) -> Cut | None:
+        """The decoder's call for such rows, cut there; ``None`` where it cannot be."""
+        return self._begun.cut(prepared)
 
     def blank(self, prepared: Prepared) -> Prepared:
         """The same rows with their pictures' shapes alone, for runs in which what pictures show is known further up."""
