@@ -69,9 +69,6 @@ def test_acts_on_any_picture_and_on_none_without(llava, cases, acting, picture):
 
 def test_every_one_of_several_pictures_is_changed(llava, cases, acting, picture):
     """Of a row with two pictures, the second alone is not what the change comes from."""
-    from vlmend.models.prefix import beginning
-from vlmend.models.trace import capture
-
     edit = acting.fit(llava, cases[:1])
     prepared = llava.prepare([Example("what ?", (picture(7), picture(8)), "red")])
     with capture({"next": llava.parts.layers[2]}) as calls:

@@ -190,12 +190,11 @@ class VLM:
         return self._feeder.logits(self._preparer.batch(prepared.rows, with_targets=True), prepared, keep)
 
     def states_from_beginnings(self, prepared: Prepared, layers: Sequence[int]) -> list[list[Tensor]] | None:
-        """The states behind each layer, [T, D], of rows with their answers that have equally many tokens up to the last
-        of their picture; what is known of these is not run again. ``None`` where this model cannot be run so."""
+        """See `Begun.states`."""
         return self._begun.states(prepared, layers)
 
     def cut(self, prepared: Prepared) -> Cut | None:
-        """The decoder's call for such rows, cut there; ``None`` where it cannot be."""
+        """See `Begun.cut`."""
         return self._begun.cut(prepared)
 
     def blank(self, prepared: Prepared) -> Prepared:
