@@ -96,7 +96,6 @@ def test_all_edits_in_force_at_once(
     assert vlmend_cli(*args).code == 2
 
 
-
 @pytest.mark.parametrize("protocol", ["legacy", "visedit"])
 def test_published_protocols(
     vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path, protocol: str

@@ -17,6 +17,8 @@ from vlmend.edits.functions import FunctionOp
 from vlmend.edits.routes import RouteOp
 from vlmend.errors import EditError, EditFormatError, PartsError, RunError, UnknownNameError
 from vlmend.models.above import Above
+from vlmend.models.prefix import beginning
+from vlmend.models.trace import capture
 
 TINY = VEADTraining(
     layers=[1, 2], width=16, heads=4, gate_width=16, samples=4, steps=4, check_every=2, batch=2, held_out=0.3, lr=1e-2
@@ -67,8 +69,6 @@ def test_acts_on_any_picture_and_on_none_without(llava, cases, acting, picture):
 
 def test_every_one_of_several_pictures_is_changed(llava, cases, acting, picture):
     """Of a row with two pictures, the second alone is not what the change comes from."""
-    from vlmend.models.trace import capture
-
     edit = acting.fit(llava, cases[:1])
     prepared = llava.prepare([Example("what ?", (picture(7), picture(8)), "red")])
     with capture({"next": llava.parts.layers[2]}) as calls:
@@ -182,6 +182,32 @@ def test_a_common_beginning_is_run_once(vlm, picture):
     assert few < len(vlm.parts.norm.weight) or not together.alike(*prepared.rows[:2])
 
 
+def test_what_an_edit_makes_of_a_picture_is_made_once(vlm, cases):
+    """Two rows about one picture with one edit, in each family: the loss and its gradients are those of one by one."""
+    lesson = VEADLesson(replace(TINY, layers=[1]), vlm, cases[:2], [])
+    rows = [(case, row) for case in lesson.learned for some in case.must.values() for row in some]
+
+    def gradients(together: bool):
+        ops = {id(case): lesson._edit(case).ops for case in lesson.learned}
+        groups = [rows] if together else [[one] for one in rows]
+        logits = [
+            one for some in groups for one in lesson.above.run([row for _, row in some], [ops[id(c)] for c, _ in some])
+        ]
+        lesson.module.zero_grad()
+        sum(one.logsumexp(-1).sum() for one in logits).backward()
+        return [parameter.grad.clone() for parameter in lesson.module.parameters() if parameter.grad is not None]
+
+    lesson.above.run([rows[0][1]], [()])  # compared with a whole run, this once
+    with capture({"above": vlm.parts.layers[2]}) as calls:
+        found = gradients(together=True)
+    begun = [len(call.input) for call in calls if call.input.shape[1] == beginning(rows[0][1])]
+    pictures = {(id(case), row.picture) for case, row in rows}
+    assert len(pictures) < len(rows)
+    assert sum(begun) == (len(pictures) if lesson.above._goes_on else 0)
+    for mine, other in zip(found, gradients(together=False), strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-3)
+
+
 def _asked(case: EditCase) -> list[Example]:
     return [case.request, *(probe.example for probe in case.probes if probe.example.pictures)]
 
@@ -265,8 +291,6 @@ def test_routes_hold_functions(llava, cases, acting):
 
 def test_the_last_layer_is_run_for_the_last_positions_alone(vlm, cases):
     """In each family: what comes behind its attention sees no more positions than are wanted."""
-    from vlmend.models.trace import capture
-
     above = Above(vlm, 1)
     prepared = vlm.prepare([case.request for case in cases])
     above.add(prepared)

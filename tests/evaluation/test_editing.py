@@ -14,7 +14,8 @@ from vlmend.evaluation.editing import compare, evaluate
 from vlmend.evaluation.metrics import kl_divergence
 from vlmend.evaluation.record import ProbeRecord
 from vlmend.evaluation.text import normalised
-from vlmend.models.trace import capture
+from vlmend.models.prefix import beginning
+from vlmend.models.trace import called_through, capture
 from vlmend.runs import Run
 
 FIT = FT(steps=20, lr=5e-3)
@@ -116,6 +117,33 @@ def test_what_editors_share_is_run_once(llava, cases):
     assert calls(edits, llava.parts.layers[0]) == batches
     assert calls(edits, llava.parts.layers[last]) > batches
     assert calls(edits, llava.parts.vision) == calls(edits[:1], llava.parts.vision) == 1
+
+
+def test_what_lies_below_editors_of_a_middle_layer_is_run_once(llava, cases):
+    """Of a picture: the words behind it are few."""
+    editors = [
+        vlmend.VisualDelta(layers=[2], steps=1),
+        FT(layers=[2], steps=1),
+        vlmend.VisualDelta(layers=[1], steps=1),
+    ]
+    edits = [editor.fit(llava, cases[:1]) for editor in editors]
+    length = beginning(llava.prepare([cases[0].request]).rows[0])
+
+    def pictures(some, layer):
+        """How often a layer is run on what rows begin with."""
+        found = []
+
+        def counted(forward, states_BTD, *args, **named):
+            found.extend([states_BTD.shape[1]] * len(states_BTD))
+            return forward(states_BTD, *args, **named)
+
+        with called_through(llava.parts.layers[layer], counted):
+            compare(llava, some, cases[:1], max_new_tokens=0, protocol="legacy")
+        return sum(count == length for count in found)
+
+    pictures(edits, 0)  # compared with whole runs, this once
+    assert pictures(edits, 0) == pictures(edits[:1], 0) > 0
+    assert pictures(edits, 3) > pictures(edits[:1], 3)
 
 
 def test_editors_compared_are_as_measured_alone(llava, cases, proof):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from vlmend import VLM, Edit, Example, WeightOp
+from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.states import StateOp
 from vlmend.models import batching
 from vlmend.models.prefix import beginning
-from vlmend.models.trace import capture
+from vlmend.models.trace import called_through, capture
 
 WHOLE = ("paligemma",)  # its pictures see the question
 
@@ -152,3 +155,74 @@ def test_a_changed_beginning_is_kept_for_the_same_edit_alone(vlm: VLM, examples)
     before = vlm.run(prepared, ops=[changing], keep_beginnings=True).rows[0].logits_NV  # it is still being made
     changing.delta_SD.mul_(-1.0)
     assert not torch.allclose(before, vlm.run(first, ops=[changing]).rows[0].logits_NV, atol=1e-3)
+
+
+def changes(vlm: VLM, layer: int) -> list[Edit]:
+    """Edits of the states behind a layer, of its neurons, of its weights, and of all of them."""
+    maker = torch.Generator().manual_seed(layer)
+    vectors = 2.0 * torch.randn(2, len(vlm.parts.norm.weight), generator=maker)
+    names = vlm.weights.named(vlm.parts.modules([layer], ["attn.k", "mlp.down"]), matrices_only=True)
+    noise = {name: 0.3 * torch.randn(weight.shape, generator=maker) for name, weight in names.items()}
+    neurons = NeuronOp(layer, vectors / 8.0, torch.ones(2), vectors)
+    ops = (StateOp(layer, torch.tensor([0, 3]), vectors), neurons, WeightOp.deltas(noise))
+    return [Edit(vlm.fingerprint, some) for some in (*((op,) for op in ops), ops)]
+
+
+def called(vlm: VLM, run, *given) -> list[tuple[int, int]]:
+    """Layer and length of every call of a layer's attention."""
+    found: list[tuple[int, int]] = []
+
+    def counted(index: int, forward, *args, **named):
+        states = named.get("hidden_states", args[0] if args else None)
+        found.append((index, states.shape[1]))
+        return forward(*args, **named)
+
+    with ExitStack() as stack:
+        for index in range(len(vlm.parts.layers)):
+            stack.enter_context(called_through(vlm.parts.attention(index), partial(counted, index)))
+        run(*given)
+    return found
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_what_an_edit_makes_of_a_picture_is_run_from_its_layer_on(vlm: VLM, examples, layer):
+    layer %= len(vlm.parts.layers)
+    length = beginning(vlm.prepare(examples).rows[0])
+    for edit, lowest in zip(changes(vlm, layer), (layer + 1, layer, layer, layer), strict=True):
+        for _ in range(2):  # the first time it is compared with a whole run
+            prepared, found = vlm.prepare(examples), []
+            vlm.run(prepared, keep={vlm.last_shared_stage})
+            begun = called(vlm, lambda *given, found=found: found.extend(again(*given)), vlm, prepared, edit)
+        for mine, whole in zip(found, alone(vlm, examples, edit), strict=True):
+            torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-4, rtol=1e-4)
+        if vlm._begun.holds:
+            assert vlm._begun._starts
+            above = range(lowest, len(vlm.parts.layers))
+            assert sorted({index for index, tokens in begun if tokens == length}) == list(above)
+
+
+def again(vlm: VLM, prepared, edit: Edit):
+    """The outputs of rows that have been run without the edit."""
+    return vlm.run(prepared, edit, keep_beginnings=True).rows
+
+
+def test_layers_that_share_more_than_their_states_are_all_run(llava: VLM, examples, monkeypatch):
+    """One that looks at what an earlier layer did is noticed when a run first starts above that."""
+    first, last = llava.parts.layers[0], llava.parts.layers[2]
+    seen = []
+    plain, above = first.forward, last.forward
+    monkeypatch.setattr(first, "forward", lambda x, *rest, **named: seen.append(x) or plain(x, *rest, **named))
+
+    def looking(x, *rest, **named):
+        return above(x + (seen[-1] if seen[-1].shape == x.shape else 1.0), *rest, **named)
+
+    monkeypatch.setattr(last, "forward", looking)
+    monkeypatch.setattr(llava._begun, "_starts", None)
+    prepared = llava.prepare(examples)
+    llava.run(prepared, keep={llava.last_shared_stage})
+    edit = changes(llava, 1)[0]
+    seen.clear()
+    seen.append(torch.zeros(1))
+    for mine, whole in zip(again(llava, prepared, edit), alone(llava, examples, edit), strict=True):
+        torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-4, rtol=1e-4)
+    assert llava._begun._starts is False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from vlmend.editors.shelf import Trained
 from vlmend.editors.vead_adapter import Adapter
 from vlmend.edits.functions import FunctionOp
 from vlmend.errors import EditError, EditFormatError
-from vlmend.models.above import states_behind
+from vlmend.models.above import states_of
 from vlmend.models.prepared import Row
 from vlmend.models.vlm import VLM
 
@@ -87,7 +87,7 @@ def request_states(vlm: VLM, case: EditCase, layers: Sequence[int]) -> tuple[Row
         EditError: the model is not asked, as an edit in force answers in its place.
     """
     prepared = vlm.prepare([case.request])
-    states = states_behind(vlm, layers, partial(vlm.run, prepared))
+    states = states_of(vlm, prepared, layers)
     if not states:
         raise EditError(f"an edit in force answers case '{case.id}' without asking the model")
     return prepared.rows[0], [states_1TD[0] for states_1TD in states]

@@ -27,6 +27,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -393,8 +394,9 @@ class _Edit:
     at: Mapping[int, Mapping[str, Tensor]]
     heads: int
 
-    @property
+    @cached_property
     def ops(self) -> tuple[Live, ...]:
+        """The same for all rows: what they make of a picture that several are about is made once."""
         return tuple(Live(layer, tensors, self.heads) for layer, tensors in self.at.items())
 
 

@@ -1,8 +1,8 @@
 """The evaluator of edits: what they change, what follows from that, and what they should leave alone.
 
 Case by case, so that all editors share what does not depend on them: the probes in padded batches, their pictures
-encoded once, what the model does before an edit, and what comes before the last layer's feed-forward part, for edits
-that act only from there on.
+encoded once, what the model does before an edit, and what it makes of pictures below the layer where an edit begins to
+act.
 """
 
 from __future__ import annotations

@@ -12,24 +12,28 @@ kept once for each picture (of 576 tokens of 600), and only the words' for each 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from vlmend.errors import PartsError
 from vlmend.models.attention import AttentionCall, attention_modules
 from vlmend.models.batching import by_beginning, of_like_length, worth_sharing
+from vlmend.models.caches import Beginning
 from vlmend.models.ending import ending
 from vlmend.models.intervene import Plan, StateOperation, acting
+from vlmend.models.prefix import stump
 from vlmend.models.prepared import Prepared, Row
-from vlmend.models.trace import capture, reaching, short_circuited
+from vlmend.models.starting import starting
+from vlmend.models.trace import capture, reaching
 from vlmend.models.vlm import VLM
 
-__all__ = ["Above", "states_behind"]
+__all__ = ["Above", "states_of"]
 
 _SAME, _COARSELY_SAME = 1e-4, 2e-2  # of their norm: in float32, and in shorter types
 
@@ -66,6 +70,7 @@ class Above:
         self._blank = Prepared((), {})
         self._ends_alone: bool | None = None  # whether the last layer can be run for the last positions; not known yet
         self._begins_once: bool | None = None  # whether a common beginning can be run once; not known yet
+        self._goes_on: bool | None = None  # whether it can above the layer; not known yet
 
     @torch.no_grad()
     def add(self, prepared: Prepared) -> None:
@@ -75,12 +80,12 @@ class Above:
         shared = [index for group in worth_sharing(rows) for index in group] if self._begins_once is not False else []
         for some in by_beginning({index: rows[index] for index in shared}, self._vlm.batch_rows):
             part = prepared.take(some)
-            found = self._vlm.states_from_beginnings(part, self.layer)
-            if self._begins_once is None:  # the first time it is compared with a whole run
-                self._begins_once = found is not None and all(map(_same, self._whole(prepared.take(some[:2])), found))
+            found = self._vlm.states_from_beginnings(part, [self.layer])
+            if self._begins_once is None:  # the first time it is compared with a whole run, of one that shares
+                self._begins_once = found is not None and _same(self._whole(part.take([-1]))[0], found[0][-1])
             if found is None or not self._begins_once:
                 break
-            for index, row, states_TD in zip(some, part.rows, found, strict=True):
+            for index, row, states_TD in zip(some, part.rows, found[0], strict=True):
                 self._keep(row, states_TD)
                 del rows[index]
         for some in of_like_length(rows, self._vlm.batch_rows):
@@ -133,24 +138,71 @@ class Above:
         return self._kept[id(one)].visual_SD is self._kept[id(other)].visual_SD
 
     def run(self, rows: Sequence[Row], ops: Sequence[Sequence[StateOperation]]) -> list[Tensor]:
-        """Every row's logits at the positions that predict its target, [N, vocabulary], in one batch.
+        """Every row's logits at the positions that predict its target, [N, vocabulary].
+
+        What the same operations make of a picture is run once for all rows about it.
 
         Args:
             rows: some that were added, with answers.
-            ops: what acts on each row's states, at this layer or above it; gradients reach what is in them.
+            ops: what acts on each row's visual states, at this layer or above it, whatever the words behind; gradients
+                reach what is in them.
         """
-        count = max(len(row.target_N) for row in rows) + 1
         plans = [Plan(states=tuple(some)) for some in ops]
+        found: dict[int, Tensor] = {}
+        if self._goes_on is not False:
+            for some in by_beginning(dict(enumerate(rows)), len(rows)):
+                made = self._from_beginnings([rows[index] for index in some], [plans[index] for index in some])
+                if made is not None and self._goes_on is None:  # the first time it is compared with a whole run
+                    with torch.no_grad():
+                        whole_NV = self._in_batch([rows[some[0]]], [plans[some[0]]], ends_alone=False)[0]
+                    self._goes_on = _same(whole_NV, made[0].detach())
+                if made is None or not self._goes_on:
+                    break
+                found.update(zip(some, made, strict=True))
+        rest = [index for index in range(len(rows)) if index not in found]
+        if rest:
+            made = self._rows([rows[index] for index in rest], [plans[index] for index in rest])
+            found.update(zip(rest, made, strict=True))
+        return [found[index].float() for index in range(len(rows))]
+
+    def _from_beginnings(self, rows: Sequence[Row], plans: Sequence[Plan]) -> list[Tensor] | None:
+        """The logits of rows whose pictures' states are run once for all that are changed alike; ``None`` if the model
+        cannot be run so."""
+        call = self._vlm.cut(replace(self._blank, rows=tuple(rows)))
+        if call is None or not call.count:
+            return None
+        parts, states = self._vlm.parts, [self.states(row) for row in rows]
+        names = [(id(self._kept[id(row)].visual_SD), *map(id, p.states)) for row, p in zip(rows, plans, strict=True)]
+        begun: dict[Any, Beginning] = {}
+        for some in call.at_once([names.index(name) for name in dict.fromkeys(names)]):
+            stumps = [stump(rows[index], call.count) for index in some]
+            with ExitStack() as stack:
+                stack.enter_context(acting(parts, stumps, [plans[index] for index in some], with_targets=False))
+                first_BTD = torch.stack([states[index][: call.count] for index in some])
+                stack.enter_context(starting(parts, self.layer + 1, first_BTD))
+                begun.update(zip((names[index] for index in some), call.begin(some), strict=True))
+        rest_BTD = pad_sequence([states_TD[call.count :] for states_TD in states], batch_first=True)
+        with starting(parts, self.layer + 1, rest_BTD), ending(parts, call.keep):
+            return call.predicting(call.logits([begun[name] for name in names]))
+
+    def _rows(self, rows: Sequence[Row], plans: Sequence[Plan]) -> list[Tensor]:
+        """The logits of rows in one batch, the last layer run for the last positions alone if that gives the same."""
         if self._ends_alone is None:  # the first time it is compared with a whole run
-            self._ends_alone = self._checked_end(rows[:1], len(rows[0].target_N) + 1)
+            with torch.no_grad():
+                whole, ended = (self._in_batch(rows[:1], plans[:1], ends_alone=alone)[0] for alone in (False, True))
+            self._ends_alone = _same(whole, ended)
+        return self._in_batch(rows, plans, ends_alone=self._ends_alone)
+
+    def _in_batch(self, rows: Sequence[Row], plans: Sequence[Plan], *, ends_alone: bool) -> list[Tensor]:
+        count = max(len(row.target_N) for row in rows) + 1
         with ExitStack() as stack:
-            stack.enter_context(self._begun(rows))
+            stack.enter_context(self._starting(rows))
             stack.enter_context(acting(self._vlm.parts, rows, plans, with_targets=True))
-            if self._ends_alone:
+            if ends_alone:
                 stack.enter_context(ending(self._vlm.parts, count))
             logits_BKV = self._logits(rows, count)
         return [
-            logits_KV[count - 1 - len(row.target_N) : count - 1].float()
+            logits_KV[count - 1 - len(row.target_N) : count - 1]
             for row, logits_KV in zip(rows, logits_BKV, strict=True)
         ]
 
@@ -162,7 +214,7 @@ class Above:
             PartsError: a layer has no attention of a known name.
         """
         modules = {str(layer): module for layer, module in attention_modules(self._vlm.parts, tuple(layers)).items()}
-        with self._begun([row]), capture(modules) as calls:
+        with self._starting([row]), capture(modules) as calls:
             self._logits([row], 1)
         return {int(call.name): AttentionCall.of(self._vlm.parts, int(call.name), call) for call in calls}
 
@@ -171,30 +223,27 @@ class Above:
         """A row's states behind a layer that is not lower, prompt and target: [T, D]."""
         if layer == self.layer:
             return self.states(row)
-        with self._begun([row]), capture({"layer": self._vlm.parts.layers[layer]}) as calls:
+        with self._starting([row]), capture({"layer": self._vlm.parts.layers[layer]}) as calls:
             self._logits([row], 1)
         return calls[0].output[0]
-
-    @torch.no_grad()
-    def _checked_end(self, rows: Sequence[Row], keep: int) -> bool:
-        """Whether a last layer that is run for the last positions alone gives the same."""
-        with self._begun(rows):
-            whole_BKV = self._logits(rows, keep)
-            with ending(self._vlm.parts, keep):
-                return _same(whole_BKV, self._logits(rows, keep))
 
     def _logits(self, rows: Sequence[Row], keep: int) -> Tensor:
         return self._vlm.logits(replace(self._blank, rows=tuple(rows)), keep)
 
-    def _begun(self, rows: Sequence[Row]) -> ExitStack:
+    def _starting(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
         """A context in which the lower layers give the kept states."""
         states = [self.states(row) for row in rows]
-        length = max(map(len, states))
-        states_BTD = torch.stack([torch.cat([x.new_zeros(length - len(x), x.shape[-1]), x]) for x in states])
-        stack = ExitStack()
-        for layer in self._vlm.parts.layers[: self.layer + 1]:
-            stack.enter_context(short_circuited(layer, states_BTD))
-        return stack
+        return starting(self._vlm.parts, self.layer + 1, pad_sequence(states, batch_first=True, padding_side="left"))
+
+
+def states_of(vlm: VLM, prepared: Prepared, layers: Sequence[int]) -> list[Tensor]:
+    """What some layers make of a row with its answer, of each [1, T, D], edits in force at work; none if it never gets
+    to them. What is known of its beginning is not run again."""
+    if vlm.goes_on_cheaply and not vlm.active_edits:
+        found = vlm.states_from_beginnings(prepared, layers)
+        if found is not None:
+            return [states_TD[None] for (states_TD,) in found]
+    return states_behind(vlm, layers, partial(vlm.run, prepared))
 
 
 def states_behind(vlm: VLM, layers: Sequence[int], run: Callable[[], Any]) -> list[Tensor]:

@@ -8,19 +8,20 @@ when the outputs are compared with those of whole rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlmend.models.batching import by_beginning, of_like_length, worth_sharing
+from vlmend.models.beginnings import Known, Starts, named
+from vlmend.models.caches import Beginning
 from vlmend.models.ending import ending
 from vlmend.models.feed import Feeder
 from vlmend.models.intervene import NeuronOperation, Plan, acting
 from vlmend.models.parts import Parts
-from vlmend.models.prefix import Beginnings, begin, beginning, name_of, stump
+from vlmend.models.prefix import Cut, beginning, cut
 from vlmend.models.prepared import Prepared, Preparer, Row
 from vlmend.models.resume import Below, joined, record
 from vlmend.models.trace import hooked
@@ -47,6 +48,7 @@ class Begun:
         self._preparer = preparer
         self._feeder = feeder
         self.holds: bool | None = None
+        self._starts: bool | None = None  # whether it can from what lower layers gave; not known yet
         self._ends_alone: bool | None = None  # whether the last layer can be cut behind its attention; not known yet
 
     @property
@@ -84,66 +86,88 @@ class Begun:
         if hooked(self._parts.decoder):  # hooks are shown whole rows
             return found
         rest = {index: row for index, row in rows.items() if index not in found and _fits(row, plans[index], stages)}
-        state = self._weights.state_before(self.alone)
         lasting = bool(stages) or lasting  # what comes before a stage has no part in what is being made
-        known: Beginnings = dict(prepared.begun.get(state, {})) if lasting else {}
+        known = Known(self._parts, prepared.begun, self._state() if lasting else None)
         for group in [list(rest)] if stages else self._worth_it(rest, plans, known):
             for some in by_beginning({index: rest[index] for index in group}, most):
                 part, acts = prepared.take(some), [plans[index] for index in some]
-                logits = self._batch(part, acts, stages, known)
-                if self.holds is None:
-                    self.holds = logits is not None and all(map(_alike, logits, whole(part, acts)))
-                if logits is None or not self.holds:
+                logits = self._checked(part, acts, stages, known, whole)
+                if logits is None:
                     return found
                 found.update(zip(some, logits, strict=True))
-        if lasting:
-            prepared.begun.setdefault(state, {}).update(known)
+        known.keep()
         return found
 
-    @staticmethod
-    def _worth_it(rows: dict[int, Row], plans: Sequence[Plan], known: Beginnings) -> list[list[int]]:
+    def _state(self) -> tuple[int, ...]:
+        """Of the weights up to every layer; of the last, up to where no position looks at another."""
+        stages = (*range(2, self.alone, 2), self.alone)
+        return tuple(map(self._weights.state_before, stages))
+
+    def _worth_it(self, rows: dict[int, Row], plans: Sequence[Plan], known: Known) -> list[list[int]]:
         """Indices of rows that are run faster so: those whose beginnings are known, and those that share new ones."""
-        begun = [index for index, row in rows.items() if row.picture and _name(row, plans[index]) in known]
+        begun = [
+            index
+            for index, row in rows.items()
+            if row.picture and (named(row, plans[index]) in known or known.start(row, plans[index]))
+        ]
         return [begun, *worth_sharing({index: row for index, row in rows.items() if index not in begun})]
 
+    def _checked(
+        self, part: Prepared, plans: Sequence[Plan], stages: Collection[int], known: Known, whole: Whole
+    ) -> list[Tensor] | None:
+        """Every row's logits; ``None`` if the model cannot be run so. What is done for the first time is compared."""
+        starts: Starts = {}
+        if self._starts is not False:
+            each = {named(row, acts): known.start(row, acts) for row, acts in zip(part.rows, plans, strict=True)}
+            starts = {name: start for name, start in each.items() if start is not None and name not in known}
+        logits = self._batch(part, plans, stages, known, starts)
+        if self.holds is None or (starts and self._starts is None):
+            holds = logits is not None and all(map(_alike, logits, whole(part, plans)))
+            if not starts:
+                self.holds = holds
+            else:
+                self._starts = holds
+                if not holds:
+                    known.forget(list(starts))
+                    return self._checked(part, plans, stages, known, whole)
+        return logits if self.holds else None
+
+    def cut(self, part: Prepared) -> Cut | None:
+        """The decoder's call for rows of one length of `beginning` with their targets; ``None`` if it cannot be cut."""
+        batch = self._preparer.batch(part.rows, with_targets=True, left=False)
+        return cut(self._parts, part.rows, partial(self._feeder.logits, batch, part, 1))
+
+    def states(self, part: Prepared, layers: Sequence[int]) -> list[list[Tensor]] | None:
+        """The states behind each layer, [T, D], of rows with their answers that have equally many tokens up to the
+        last of their picture; what several begin with is run once, or not at all where it is known. ``None`` where this
+        model cannot be run so."""
+        call = self.cut(part) if beginning(part.rows[0]) and not hooked(self._parts.decoder) else None
+        return None if call is None else Known(self._parts, part.begun, self._state()).states(call, layers)
+
     def _batch(
-        self, part: Prepared, plans: Sequence[Plan], stages: Collection[int], known: Beginnings
+        self, part: Prepared, plans: Sequence[Plan], stages: Collection[int], known: Known, starts: Starts
     ) -> list[Tensor] | None:
         """Every row's logits, [N, vocabulary]; ``None`` if the model's call cannot be cut."""
-        rows, count = part.rows, beginning(part.rows[0])
-        batch = self._preparer.batch(rows, with_targets=True, left=False)
-        names = list(map(_name, rows, plans))
-
-        def acts(some: list[int]) -> AbstractContextManager[None]:
-            stumps = [stump(rows[index], count) for index in some]
-            return acting(self._parts, stumps, [plans[index] for index in some], with_targets=False)
-
         with torch.set_grad_enabled(torch.is_grad_enabled() and not stages):
-            go_on = begin(self._parts, rows, names, known, partial(self._feeder.logits, batch, part, 1), acts)
-        if go_on is None:
-            return None
-        starts = [len(row.ids_T) - 1 - count for row in rows]
-        keep = batch.ids_BT.shape[1] - count - min(starts)
-
+            call = self.cut(part)
+            if call is None:
+                return None
+            begun = known.begin(call, plans, starts) if call.count else []
         if stages:
-            logits_BKV = self._kept(part, go_on, keep, starts, stages)
-        else:
-            with ending(self._parts, keep) if self._ends_alone else nullcontext():
-                logits_BKV = self._parts.head(go_on()[:, -keep:])
-        low = min(starts)
-        return [
-            logits_KV[start - low : start - low + len(row.target_N)]
-            for row, logits_KV, start in zip(rows, logits_BKV, starts, strict=True)
-        ]
+            return call.predicting(self._kept(part, call, begun, stages))
+        beside = [Plan(states=tuple(op for op in one.states if isinstance(op, NeuronOperation))) for one in plans]
+        with (
+            acting(self._parts, part.rows, beside, with_targets=True),  # changes of states are in the beginnings
+            ending(self._parts, call.keep) if self._ends_alone else nullcontext(),
+        ):
+            return call.predicting(call.logits(begun))
 
-    def _kept(
-        self, part: Prepared, go_on: Callable[[], Tensor], keep: int, starts: Sequence[int], stages: Collection[int]
-    ) -> Tensor:
+    def _kept(self, part: Prepared, call: Cut, begun: Sequence[Beginning], stages: Collection[int]) -> Tensor:
         """The logits of the last positions; what rows were at the stages is kept where they stand alone."""
         state = {stage: self._weights.state_before(stage) for stage in stages}
         if self._ends_alone and set(stages) == {self.alone}:
-            with ending(self._parts, keep) as attended:
-                logits_BKV = self._parts.head(go_on()[:, -keep:])
+            with ending(self._parts, call.keep) as attended:
+                logits_BKV = call.logits(begun)
             belows = [
                 Below(
                     self.alone, part.rows, state[self.alone], one.entering_BTD, one.output, (one.arguments,), {}, True
@@ -151,16 +175,14 @@ class Begun:
                 for one in attended
             ]
         else:
-            logits_BKV, found = record(
-                self._parts, state, part.rows, keep, lambda: self._parts.head(go_on()[:, -keep:])
-            )
+            logits_BKV, found = record(self._parts, state, part.rows, call.keep, partial(call.logits, begun))
             if self.alone in found:
                 self._ends_alone = found[self.alone].stands_alone
             belows = [below for below in found.values() if below.stands_alone]
         for below in belows:
-            for index, (row, start) in enumerate(zip(part.rows, starts, strict=True)):
+            for index, (row, end) in enumerate(zip(part.rows, call.ends, strict=True)):
                 count = len(row.target_N)
-                part.below[below.stage, id(row)] = below.of(index, start + count, count + 1)
+                part.below[below.stage, id(row)] = below.of(index, end + count, count + 1)
         return logits_BKV
 
     def _from_stage(
@@ -187,11 +209,6 @@ class Begun:
         return found
 
 
-def _name(row: Row, plan: Plan) -> tuple[Any, ...]:
-    """Equal for rows whose beginnings are run alike."""
-    return (name_of(row, beginning(row)), *plan.states)
-
-
 def _fits(row: Row, plan: Plan, stages: Collection[int]) -> bool:
     """Whether a row can be cut behind its picture: nothing that acts before reads what follows."""
     begins = row.picture is None or beginning(row) > 0
@@ -199,7 +216,7 @@ def _fits(row: Row, plan: Plan, stages: Collection[int]) -> bool:
 
 
 def _reads_question(operation: object) -> bool:
-    return bool(getattr(operation, "reads_question", True))
+    return not isinstance(operation, NeuronOperation) and bool(getattr(operation, "reads_question", True))
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

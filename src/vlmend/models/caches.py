@@ -6,7 +6,8 @@ long as running the rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,26 +15,58 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-__all__ = ["Beginning", "beginnings_of", "cache_for"]
+__all__ = ["Beginning", "Filled", "cache_for", "cached_in"]
 
-Beginning = tuple[tuple[Tensor, Tensor], ...]
+Cached = tuple[tuple[Tensor, Tensor], ...]
 """Every layer's keys and values, [1, heads, tokens, width]."""
 
 
-def cache_for(begun: Sequence[Beginning], layers: int) -> DynamicCache:
-    """The cache of a batch whose rows begin so, or of one that begins with nothing; for a single run of the decoder."""
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What a decoder makes of what some rows begin with.
+
+    Attributes:
+        cached: every layer's keys and values.
+        outputs: layer -> what it gave, [1, tokens, D]; of those that are kept.
+    """
+
+    cached: Cached
+    outputs: Mapping[int, Tensor]
+
+    def over(self, base: Beginning, layers: int) -> Beginning:
+        """With the lowest layers of another, which were not run again."""
+        below = {layer: output for layer, output in base.outputs.items() if layer < layers}
+        above = {layer: output for layer, output in self.outputs.items() if layer >= layers}
+        return Beginning((*base.cached[:layers], *self.cached[layers:]), below | above)
+
+
+class Filled(Exception):
+    """Not an error: the last layer's keys and values are there, in a cache that is filled for their sake."""
+
+
+def cache_for(begun: Sequence[Beginning], layers: int, *, fill: bool = False) -> DynamicCache:
+    """The cache of a batch whose rows begin so, or of one that begins with nothing; for a single run of the decoder.
+
+    Args:
+        begun: every row's.
+        layers: how many.
+        fill: end the run when the last layer has put something there, by `Filled`.
+    """
     cache, room = DynamicCache(), _Room()
-    cache.layers += [_Layer([one[layer] for one in begun], room) for layer in range(layers)]
+    cache.layers += [
+        _Layer([one.cached[layer] for one in begun], room, fill and layer == layers - 1) for layer in range(layers)
+    ]
     return cache
 
 
-def beginnings_of(cache: DynamicCache, rows: int) -> list[Beginning] | None:
-    """What a run has put into the cache, row by row; ``None`` if a layer has put nothing there."""
+def cached_in(cache: DynamicCache, rows: int) -> list[Cached]:
+    """What a run has put into the cache, row by row. In place of lowest layers that were not run stands the next one:
+    all that is asked of them is its length."""
     layers: Any = cache.layers
-    if not all(layer.is_initialized for layer in layers):
-        return None
+    first = next(layer for layer in layers if layer.is_initialized)
+    filled = [layer if layer.is_initialized else first for layer in layers]
     some = [slice(row, row + 1) for row in range(rows)]
-    return [tuple((layer.keys[own], layer.values[own]) for layer in layers) for own in some]
+    return [tuple((layer.keys[own], layer.values[own]) for layer in filled) for own in some]
 
 
 class _Room:
@@ -65,12 +98,17 @@ class _Layer(DynamicLayer):
     Args:
         begun: every row's beginning's; empty where rows begin with nothing.
         room: where they are joined with what follows.
+        last: whether the run ends here.
+
+    Raises:
+        Filled: it does.
     """
 
-    def __init__(self, begun: Sequence[tuple[Tensor, Tensor]], room: _Room) -> None:
+    def __init__(self, begun: Sequence[tuple[Tensor, Tensor]], room: _Room, last: bool) -> None:
         super().__init__()
         self._begun = begun
         self._room = room
+        self._last = last
 
     def get_seq_length(self) -> int:
         if self.is_initialized or not self._begun:
@@ -83,4 +121,6 @@ class _Layer(DynamicLayer):
         self.lazy_initialization(key_states, value_states)
         self.keys = self._room.joined("keys", [keys for keys, _ in self._begun], key_states)
         self.values = self._room.joined("values", [values for _, values in self._begun], value_states)
+        if self._last:
+            raise Filled
         return self.keys, self.values

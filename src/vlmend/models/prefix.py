@@ -10,26 +10,24 @@ arguments that it is not known how to cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from vlmend.models.caches import Beginning, beginnings_of, cache_for
+from vlmend.models.caches import Beginning, Filled, cache_for, cached_in
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Row
 from vlmend.models.trace import capture, reaching
 
-__all__ = ["Beginnings", "begin", "beginning", "name_of", "states_from_beginnings", "stump"]
+__all__ = ["Cut", "beginning", "cut", "name_of", "stump"]
 
-_OURS = ("use_cache", "past_key_values", "return_dict", "input_ids", "output_attentions", "output_hidden_states")
 _AT_ONCE = 1024  # tokens of beginnings that are run together: more fall out of a processor's cache
-
-Beginnings = dict[Any, Beginning]
+_OURS = ("use_cache", "past_key_values", "return_dict", "input_ids", "output_attentions", "output_hidden_states")
 
 
 def beginning(row: Row) -> int:
@@ -50,130 +48,107 @@ def stump(row: Row, count: int) -> Row:
     return replace(row, ids_T=row.ids_T[:count], visual_T=row.visual_T[:count], target_N=row.target_N[:0])
 
 
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """A decoder's call for rows padded on the right."""
+class Cut:
+    """A decoder's call for rows padded on the right, cut behind what they begin with.
 
-    arguments: Mapping[str, Any]
-    rows: Sequence[Row]
-    count: int
+    Attributes:
+        count: how many tokens they begin with.
+        ends: in the rest of each row the place of its prompt's last token.
+        keep: how many of the last positions predict some row's target.
+    """
+
+    def __init__(self, parts: Parts, rows: Sequence[Row], arguments: Mapping[str, Any]) -> None:
+        self._parts = parts
+        self.arguments = arguments
+        self.rows = rows
+        self.count = beginning(rows[0])
+        self.ends = [len(row.ids_T) - 1 - self.count for row in rows]
+        last = max(end + len(row.target_N) for end, row in zip(self.ends, rows, strict=True))
+        self.keep = last + 1 - min(self.ends)
+
+    def begin(self, indices: Sequence[int], *, keep: Collection[int] = (), end: int | None = None) -> list[Beginning]:
+        """Run what rows with these indices begin with.
+
+        Args:
+            indices: as many rows as are run at once.
+            keep: the layers whose outputs are kept.
+            end: how many layers are run; ``None`` for as much of all as their keys and values take.
+        """
+        part = {
+            name: _CUTTERS[name][0](value, self, indices) if name in _CUTTERS else value
+            for name, value in self.arguments.items()
+        }
+        cache = cache_for([], len(self._parts.layers) if end is None else end, fill=end is None)
+        with capture({str(layer): self._parts.layers[layer] for layer in keep}) as calls, suppress(Filled):
+            self._run(part, cache, end)
+        outputs = {int(call.name): call.output for call in calls}
+        return [
+            Beginning(cached, {layer: output[index : index + 1] for layer, output in outputs.items()})
+            for index, cached in enumerate(cached_in(cache, len(indices)))
+        ]
+
+    def at_once(self, indices: Sequence[int]) -> list[Sequence[int]]:
+        """Rows whose beginnings are run together."""
+        most = max(1, _AT_ONCE // self.count)
+        return [indices[start : start + most] for start in range(0, len(indices), most)]
+
+    def go_on(self, begun: Sequence[Beginning], *, end: int | None = None) -> Tensor:
+        """Run the rest of every row, from what it begins with.
+
+        Returns:
+            [B, T - count, D]: the last states, or those that the last of ``end`` layers gives.
+        """
+        part = {
+            name: _CUTTERS[name][1](value, self) if name in _CUTTERS else value
+            for name, value in self.arguments.items()
+        }
+        cache = cache_for(begun if self.count else [], len(self._parts.layers) if end is None else end)
+        return self._run(part, cache, end)
+
+    def logits(self, begun: Sequence[Beginning]) -> Tensor:
+        """As `go_on`: the logits of the last positions, [B, keep, vocabulary]."""
+        return self._parts.head(self.go_on(begun)[:, -self.keep :])
+
+    def predicting(self, logits_BKV: Tensor) -> list[Tensor]:
+        """Of these every row's, [N, vocabulary], where its target is predicted."""
+        low = min(self.ends)
+        return [
+            logits_KV[end - low : end - low + len(row.target_N)]
+            for row, logits_KV, end in zip(self.rows, logits_BKV, self.ends, strict=True)
+        ]
+
+    def _run(self, part: Mapping[str, Any], cache: DynamicCache, end: int | None) -> Tensor:
+        if end is None:
+            return self._parts.decoder(**part, past_key_values=cache, use_cache=True).last_hidden_state
+        following = (*self._parts.layers, self._parts.norm)[end]
+        with capture({"layer": self._parts.layers[end - 1]}) as calls, reaching(following):
+            self._parts.decoder(**part, past_key_values=cache, use_cache=True)
+        return calls[0].output
 
 
-def begin(
-    parts: Parts,
-    rows: Sequence[Row],
-    names: Sequence[Any],
-    known: Beginnings,
-    run: Callable[[], Any],
-    acting: Callable[[list[int]], AbstractContextManager[None]],
-) -> Callable[[], Tensor] | None:
-    """Run what rows begin with where it is not known yet.
+def cut(parts: Parts, rows: Sequence[Row], run: Callable[[], Any]) -> Cut | None:
+    """Cut the decoder's call.
 
     Args:
         parts: the model's.
         rows: of one length of `beginning`.
-        names: each row's beginning's; rows of equal names share it.
-        known: name -> beginning; new ones are added.
         run: runs the model on the rows, padded on the right with their targets; it is stopped at the decoder.
-        acting: in force while the beginnings of rows with these indices are run.
 
     Returns:
-        what runs the rest: the last states of its tokens, [B, T - count, D]; ``None`` if the call cannot be cut.
+        ``None`` if the call cannot be cut.
     """
     with reaching(parts.decoder) as calls:
         run()
     args, arguments = calls[0]
     given = {name: value for name, value in arguments.items() if value is not None and name not in _OURS}
-    call = _Call(given, rows, beginning(rows[0]))
-    if args or not _can_be_cut(call):
-        return None
-    if call.count:
-        first = {name: names.index(name) for name in dict.fromkeys(names) if name not in known}
-        most = max(1, _AT_ONCE // call.count)
-        for start in range(0, len(first), most):
-            some = dict(list(first.items())[start : start + most])
-            with acting(list(some.values())):
-                known.update(zip(some, _begun(parts, call, list(some.values())), strict=True))
-    rest = _rest(call)
-
-    def go_on() -> Tensor:
-        cache = cache_for([known[name] for name in names] if call.count else [], len(parts.layers))
-        return parts.decoder(**rest, past_key_values=cache, use_cache=True).last_hidden_state
-
-    return go_on
-
-
-def _begun(parts: Parts, call: _Call, indices: list[int]) -> list[Beginning]:
-    """What rows with these indices begin with. The last layer's feed-forward part adds nothing to that."""
-    cache, last = cache_for([], len(parts.layers)), parts.feed_forward(len(parts.layers) - 1)
-    with nullcontext() if last is None else reaching(last):
-        parts.decoder(**_beginnings(call, indices), past_key_values=cache, use_cache=True)
-    found = beginnings_of(cache, len(indices))
-    if found is None:  # there the feed-forward part is run before, or beside, the attention
-        cache = cache_for([], len(parts.layers))
-        parts.decoder(**_beginnings(call, indices), past_key_values=cache, use_cache=True)
-        found = beginnings_of(cache, len(indices))
-    assert found is not None
-    return found
-
-
-def states_from_beginnings(
-    parts: Parts, rows: Sequence[Row], names: Sequence[Any], run: Callable[[], Any], layer: int
-) -> list[Tensor] | None:
-    """Every row's states behind a layer, prompt and target, [T, D]; nothing above the layer is run.
-
-    Arguments are as those of `begin`, and ``None`` means the same.
-    """
-    with reaching(parts.decoder) as calls:
-        run()
-    args, arguments = calls[0]
-    given = {name: value for name, value in arguments.items() if value is not None and name not in _OURS}
-    call = _Call(given, rows, beginning(rows[0]))
-    if args or not call.count or not _can_be_cut(call):
-        return None
-
-    def behind(part: Mapping[str, Any], cache: DynamicCache) -> Tensor:
-        following = (*parts.layers, parts.norm)[layer + 1]
-        with capture({"layer": parts.layers[layer]}) as outputs, reaching(following):
-            parts.decoder(**part, past_key_values=cache, use_cache=True)
-        return outputs[0].output
-
-    distinct = list(dict.fromkeys(names))
-    places = [distinct.index(name) for name in names]
-    begun = cache_for([], layer + 1)
-    before_PTD = behind(_beginnings(call, [names.index(name) for name in distinct]), begun)
-    each_begins = beginnings_of(begun, len(distinct))
-    assert each_begins is not None
-    cache = cache_for([each_begins[place] for place in places], layer + 1)
-    after_BTD = behind(_rest(call), cache)
-    lengths = [len(row.ids_T) + len(row.target_N) - call.count for row in rows]
-    each = zip(places, after_BTD, lengths, strict=True)
-    return [torch.cat([before_PTD[place], after_TD[:length]]) for place, after_TD, length in each]
-
-
-def _can_be_cut(call: _Call) -> bool:
-    given = call.arguments
     tensors = {name for name, value in given.items() if _holds_tensors(value)}
-    known = tensors <= _CUTTERS.keys()
-    return "inputs_embeds" in given and known and not _sees_ahead(given.get("attention_mask"), call.count)
+    known = not args and "inputs_embeds" in given and tensors <= _CUTTERS.keys()
+    return (
+        Cut(parts, rows, given) if known and not _sees_ahead(given.get("attention_mask"), beginning(rows[0])) else None
+    )
 
 
-def _beginnings(call: _Call, indices: list[int]) -> dict[str, Any]:
-    """The arguments for some rows' first tokens."""
-    return {
-        name: _CUTTERS[name][0](value, call, indices) if name in _CUTTERS else value
-        for name, value in call.arguments.items()
-    }
-
-
-def _rest(call: _Call) -> dict[str, Any]:
-    """The arguments for what follows in every row."""
-    return {
-        name: _CUTTERS[name][1](value, call) if name in _CUTTERS else value for name, value in call.arguments.items()
-    }
-
-
-def _first_mask(mask: Any, call: _Call, indices: list[int]) -> Any:
+def _first_mask(mask: Any, call: Cut, indices: Sequence[int]) -> Any:
     """Of a mask [B, T], or [B or 1, 1, T, T], or several of them by name."""
     if isinstance(mask, Mapping):
         return {name: _first_mask(one, call, indices) for name, one in mask.items()}
@@ -183,19 +158,19 @@ def _first_mask(mask: Any, call: _Call, indices: list[int]) -> Any:
     return some[:, : call.count] if mask.dim() == 2 else some[..., : call.count, : call.count]
 
 
-def _later_mask(mask: Any, call: _Call) -> Any:
+def _later_mask(mask: Any, call: Cut) -> Any:
     if isinstance(mask, Mapping):
         return {name: _later_mask(one, call) for name, one in mask.items()}
     return mask if mask is None or mask.dim() == 2 else mask[..., call.count :, :]
 
 
-def _first_positions(positions: Tensor, call: _Call, indices: list[int]) -> Tensor:
+def _first_positions(positions: Tensor, call: Cut, indices: Sequence[int]) -> Tensor:
     """Of positions [B, T], [1, T] or [axes, B, T]."""
     of_rows = positions.shape[-2] == len(call.rows)
     return (positions[..., indices, :] if of_rows else positions)[..., : call.count]
 
 
-def _first_levels(levels: Sequence[Tensor], call: _Call, indices: list[int]) -> list[Tensor]:
+def _first_levels(levels: Sequence[Tensor], call: Cut, indices: Sequence[int]) -> list[Tensor]:
     """Of features for the visual tokens of all rows, one after another."""
     counts = [int(row.visual_T.sum()) for row in call.rows]
     split = [level.split(counts) for level in levels]

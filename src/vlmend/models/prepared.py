@@ -82,14 +82,14 @@ class Prepared:
 
     ``pictures`` holds the processor's tensors of every distinct picture (or pictures of one row); ``features`` what the
     vision encoder made of them, and of which state of its weights that is; ``below`` what layers handed on in earlier
-    runs of these rows (`resume.py`), ``begun`` what they begin with (`prefix.py`), by the state of the weights.
+    runs of these rows (`resume.py`), ``begun`` what they begin with (`beginnings.py`), by the state of the weights.
     """
 
     rows: tuple[Row, ...]
     pictures: dict[str, dict[str, Tensor]]
     features: Features = field(default_factory=lambda: Features())
     below: dict[Any, Any] = field(default_factory=dict[Any, Any])
-    begun: dict[int, dict[Any, Any]] = field(default_factory=dict[int, dict[Any, Any]])
+    begun: dict[Any, dict[Any, Any]] = field(default_factory=dict[Any, dict[Any, Any]])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -259,7 +259,7 @@ class Shared:
     rows: dict[Any, tuple[Asked, Row, dict[str, Tensor]]] = field(default_factory=dict[Any, Any])
     features: Features = field(default_factory=lambda: Features())
     below: dict[Any, Any] = field(default_factory=dict[Any, Any])
-    begun: dict[int, dict[Any, Any]] = field(default_factory=dict[int, dict[Any, Any]])
+    begun: dict[Any, dict[Any, Any]] = field(default_factory=dict[Any, dict[Any, Any]])
 
     def prepare(self, preparer: Preparer, examples: Sequence[Asked]) -> Prepared:
         """As `Preparer.prepare`; an example that is equal to an earlier one is the same row."""

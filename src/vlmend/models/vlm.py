@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from vlmend.models.greedy import GREEDY, follow, takes_the_likeliest
 from vlmend.models.intervene import Plan, acting, check, first_stage, plan
 from vlmend.models.outputs import Question, Reply, RowOutput, RunOutput, row_output
 from vlmend.models.parts import Parts
-from vlmend.models.prefix import beginning, name_of, states_from_beginnings
+from vlmend.models.prefix import Cut
 from vlmend.models.prepared import Asked, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
@@ -189,13 +189,13 @@ class VLM:
         [B, keep, vocabulary]. The model is run as it is called, with the weights and hooks of now."""
         return self._feeder.logits(self._preparer.batch(prepared.rows, with_targets=True), prepared, keep)
 
-    def states_from_beginnings(self, prepared: Prepared, layer: int) -> list[Tensor] | None:
-        """The states behind a layer, [T, D] each, of rows with their answers that have equally many tokens up to the
-        last of their picture; what several begin with is run once. ``None`` where this model cannot be run so."""
-        batch = self._preparer.batch(prepared.rows, with_targets=True, left=False)
-        names = [name_of(row, beginning(row)) for row in prepared.rows]
-        stopped = partial(self._feeder.logits, batch, prepared, 1)
-        return states_from_beginnings(self.parts, prepared.rows, names, stopped, layer)
+    def states_from_beginnings(self, prepared: Prepared, layers: Sequence[int]) -> list[list[Tensor]] | None:
+        """See `Begun.states`."""
+        return self._begun.states(prepared, layers)
+
+    def cut(self, prepared: Prepared) -> Cut | None:
+        """See `Begun.cut`."""
+        return self._begun.cut(prepared)
 
     def blank(self, prepared: Prepared) -> Prepared:
         """The same rows with their pictures' shapes alone, for runs in which what pictures show is known further up."""

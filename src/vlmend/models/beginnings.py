@@ -1,0 +1,127 @@
+"""What rows begin with, kept from run to run: under the same edits as it is, under others from where these act.
+
+What an edit makes of a picture differs only from its layer on. The layers below are not run again for it: their keys
+and values are those of the picture without it, and so are the states that it acts on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmend.models.caches import Beginning
+from vlmend.models.intervene import NeuronOperation, Plan, acting
+from vlmend.models.parts import Parts
+from vlmend.models.prefix import Cut, beginning, name_of, stump
+from vlmend.models.prepared import Row
+from vlmend.models.starting import starting
+
+__all__ = ["Known", "Starts", "named"]
+
+State = tuple[int, ...]
+"""For every layer a number that tells whether the weights up to it are what they were."""
+
+_Kept = dict[State, dict[Any, Beginning]]
+"""State of the weights -> name -> what is known of a beginning."""
+
+Starts = Mapping[Any, tuple[int, Beginning]]
+"""Name -> how many of the lowest layers of a known beginning are its own too, and that one."""
+
+
+def named(row: Row, plan: Plan) -> tuple[Any, ...]:
+    """Equal for rows whose beginnings are run alike."""
+    return (name_of(row, beginning(row)), *plan.states)
+
+
+class Known:
+    """The beginnings that are known in one state of the weights.
+
+    Args:
+        parts: the model's.
+        kept: what is known in all states; new ones are added.
+        state: of the weights; ``None`` where nothing is known, and nothing will be.
+    """
+
+    def __init__(self, parts: Parts, kept: _Kept, state: State | None) -> None:
+        self._parts = parts
+        self._lasting = state is not None
+        self._kept: _Kept = {} if state is None else kept
+        self._state = state or ()
+        self._mine: dict[Any, Beginning] = dict(self._kept.get(self._state, {}))
+
+    def __contains__(self, name: Any) -> bool:
+        return name in self._mine
+
+    def start(self, row: Row, plan: Plan) -> tuple[int, Beginning] | None:
+        """What a row's beginning has in common with a known one."""
+        name, layers = named(row, Plan()), len(self._parts.layers)
+        same = min((op.layer + (not isinstance(op, NeuronOperation)) for op in plan.states), default=layers)
+        found = [
+            (min(same, _alike(self._state, state)), known[name]) for state, known in self._kept.items() if name in known
+        ]
+        layers, known = max(found, key=lambda one: one[0], default=(0, None))
+        return None if known is None or not layers else (layers, known)
+
+    def forget(self, names: Sequence[Any]) -> None:
+        """Let them be run anew."""
+        for name in names:
+            self._mine.pop(name, None)
+
+    def keep(self) -> None:
+        """Let later runs know what this one does."""
+        if self._lasting:
+            self._kept.setdefault(self._state, {}).update(self._mine)
+
+    def begin(self, call: Cut, plans: Sequence[Plan], starts: Starts) -> list[Beginning]:
+        """What every row begins with; run where it is not known."""
+        names = [named(row, plan) for row, plan in zip(call.rows, plans, strict=True)]
+        count = len(self._parts.layers)
+        alike: dict[tuple[int, bool], list[int]] = {}
+        for name in dict.fromkeys(names):
+            index = names.index(name)
+            layers, base = starts.get(name, (0, None))
+            if name not in self._mine and layers == count and base is not None:
+                self._mine[name] = base
+            elif name not in self._mine:
+                alike.setdefault((layers, bool(plans[index].states)), []).append(index)
+        for (layers, edited), group in alike.items():
+            for some in call.at_once(group):
+                bases = [starts[names[index]][1] for index in some] if layers else []
+                stumps = [stump(call.rows[index], call.count) for index in some]
+                with ExitStack() as stack:
+                    stack.enter_context(acting(self._parts, stumps, [plans[i] for i in some], with_targets=False))
+                    if layers:
+                        gave_BTD = torch.cat([base.outputs[layers - 1] for base in bases])
+                        stack.enter_context(starting(self._parts, layers, gave_BTD))
+                    made = call.begin(some, keep=range(count - 1) if self._lasting and not edited else ())
+                if layers:
+                    made = [one.over(base, layers) for one, base in zip(made, bases, strict=True)]
+                self._mine.update(zip((names[index] for index in some), made, strict=True))
+        return [self._mine[name] for name in names]
+
+    def states(self, call: Cut, layers: Sequence[int]) -> list[list[Tensor]]:
+        """Every unedited row's states behind each layer, prompt and target, [T, D]; nothing above these is run."""
+        names = [named(row, Plan()) for row in call.rows]
+        begun = {name: one for name in names if (one := self._mine.get(name)) and set(layers) <= one.outputs.keys()}
+        fresh = [names.index(name) for name in dict.fromkeys(names) if name not in begun]
+        for some in call.at_once(fresh):
+            made = call.begin(some, keep=layers, end=max(layers) + 1)
+            begun.update(zip((names[index] for index in some), made, strict=True))
+        each = [begun[name] for name in names]
+        lengths = [len(row.ids_T) + len(row.target_N) - call.count for row in call.rows]
+        return [
+            [
+                torch.cat([one.outputs[layer][0], after_TD[:length]])
+                for one, after_TD, length in zip(each, call.go_on(each, end=layer + 1), lengths, strict=True)
+            ]
+            for layer in layers
+        ]
+
+
+def _alike(one: State, other: State) -> int:
+    """How many layers have the same weights, and all before them."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one))
