@@ -10,12 +10,15 @@ from torch import Tensor
 from vlmend.edits.functions import FunctionOp
 from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.ops import Op, WeightOp
+from vlmend.edits.prompts import PromptOp, RecallOp
 from vlmend.edits.routes import AnswerOp, RouteOp
 from vlmend.edits.states import StateOp
 
 __all__ = ["KINDS", "packed", "unpacked", "within"]
 
-KINDS: dict[str, type[Op]] = {op.kind: op for op in (WeightOp, StateOp, FunctionOp, NeuronOp, RouteOp, AnswerOp)}
+KINDS: dict[str, type[Op]] = {
+    op.kind: op for op in (WeightOp, StateOp, FunctionOp, NeuronOp, PromptOp, RecallOp, RouteOp, AnswerOp)
+}
 
 
 def packed(ops: Sequence[Op], prefix: str = "") -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

@@ -96,6 +96,11 @@ class Feeder:
             cache.encoded.update(self._encode([key for key in distinct if key not in cache.encoded], prepared))
         return [cache.encoded[key] for key in keys]
 
+    def visual_states(self, key: str, prepared: Prepared) -> Tensor:
+        """What of a row's pictures enters the token stream, one after another: [S, D]."""
+        pooled = self.features([key], prepared)[0].pooled
+        return torch.cat([piece.flatten(0, -2) for piece in ([pooled] if isinstance(pooled, Tensor) else pooled)])
+
     def _encode(self, keys: Sequence[str], prepared: Prepared) -> dict[str, Any]:
         """Encode pictures, those of equal shape together."""
         groups: dict[Any, list[str]] = {}
