@@ -31,7 +31,10 @@ from vlmend.runs import Run
 
 __all__ = ["TRAINABLE", "Check", "Lesson", "Trainable", "train", "trainable_class"]
 
-TRAINABLE = {"vead": "vlmend.editors.vead_training:VEADTraining"}
+TRAINABLE = {
+    "lte": "vlmend.editors.lte_training:LTETraining",
+    "vead": "vlmend.editors.vead_training:VEADTraining",
+}
 """Name of an editor -> the class of its training; loaded when it is asked for."""
 
 _STATE = "state.safetensors"

@@ -25,16 +25,16 @@ cases held out: the mean over kinds of the share of probes that greedy decoding 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, EditCase
 from vlmend.editors.influence import influences
+from vlmend.editors.lessons import Graded, Unedited, check_of, cross_entropy, divergence, one_of
 from vlmend.editors.training import Check
 from vlmend.editors.vead import Reads, check_pictures_asked, signal
 from vlmend.editors.vead_adapter import Adapter
@@ -170,7 +170,7 @@ class VEADLesson:
                 f"{method.heads} heads do not divide the adapter's width {method.width} and the model's {dim}"
             )
         self.above = Above(vlm, self.layers[0])
-        self._before: dict[int, Tensor] = {}
+        self._unedited = Unedited(self.above)
         self.learned = self._prepared(_retargeted(vlm, learned, method))
         self.held = self._prepared(held)
         sizes = (method.width, method.heads, method.gate_width)
@@ -210,15 +210,15 @@ class VEADLesson:
             [row for *_, row in (*must, *stay)], [edits[place].ops for _, place, _ in (*must, *stay)]
         )
         terms = {
-            f"ce {kind}": _cross_entropy(
+            f"ce {kind}": cross_entropy(
                 [logits for logits, (one, *_) in zip(found, must, strict=False) if one == kind],
                 [row for one, _, row in must if one == kind],
             )
             for kind in dict.fromkeys(kind for kind, *_ in must)
         }
         if stay:
-            before = self._unedited([row for *_, row in stay])
-            terms[_STAY] = method.keep_weight * _divergence(before, found[len(must) :])
+            before = self._unedited.of([row for *_, row in stay])
+            terms[_STAY] = method.keep_weight * divergence(before, found[len(must) :])
         if method.gate_width and method.mapper_weight:
             some = slice(method.mapped)
             for name, loss in self._mapper(cases[some], edits[some], drawn[some]).items():
@@ -228,30 +228,15 @@ class VEADLesson:
     @torch.no_grad()
     def check(self) -> Check:
         """Teacher-forced, on the cases held out: the share of rows all of whose tokens are likeliest, by kind."""
-        right: dict[str, list[float]] = {}
-        losses: dict[str, list[float]] = {}
+        return check_of(self._graded())
+
+    def _graded(self) -> Iterator[Graded]:
         for case in self.held:
             edit = self._edit(case)
             kinds = [(kind, row) for kind, rows in (*case.must.items(), *case.stay.items()) for row in rows]
             found = self.above.run([row for _, row in kinds], [edit.ops] * len(kinds))
             for (kind, row), logits_NV in zip(kinds, found, strict=True):
-                before_NV = self._unedited([row])[0] if kind in case.stay else None
-                target_N = row.target_N.to(logits_NV.device) if before_NV is None else before_NV.argmax(-1)
-                right.setdefault(kind, []).append(float((logits_NV.argmax(-1) == target_N).all()))
-                loss = (
-                    _cross_entropy([logits_NV], [row]) if before_NV is None else _divergence([before_NV], [logits_NV])
-                )
-                losses.setdefault(kind, []).append(float(loss))
-        shares = {kind: _mean(some) for kind, some in right.items()}
-        return Check(_mean(list(shares.values())), sum(_mean(some) for some in losses.values()), shares)
-
-    @torch.no_grad()
-    def _unedited(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Log-probabilities before any edit; found once for each row."""
-        if fresh := [row for row in rows if id(row) not in self._before]:
-            for row, logits_NV in zip(fresh, self.above.run(fresh, [()] * len(fresh)), strict=True):
-                self._before[id(row)] = logits_NV.log_softmax(-1)
-        return [self._before[id(row)] for row in rows]
+                yield Graded(kind, row, logits_NV, self._unedited.of([row])[0] if kind in case.stay else None)
 
     def _mapper(self, cases: Sequence[Learned], edits: Sequence[_Edit], drawn: Sequence[Drawn]) -> dict[str, Tensor]:
         """Its losses, each the sum over layers with an adapter."""
@@ -281,8 +266,8 @@ class VEADLesson:
         count = int(case.request.visual_T.sum())
         rows = [row for some in case.must.values() for row in some if int(row.visual_T.sum()) == count]
         away = [row for some in case.stay.values() for row in some]
-        shown = rows[_one_of(len(rows), draw)]
-        hidden = away[_one_of(len(away), draw)] if away else None
+        shown = rows[one_of(len(rows), draw)]
+        hidden = away[one_of(len(away), draw)] if away else None
         most = min(count, int(hidden.visual_T.sum())) if hidden is not None else count
         tokens_K = torch.randperm(most, generator=draw)[: self._method.samples]
         shape = (self._method.draws, len(tokens_K), len(self._vlm.parts.norm.weight))  # type: ignore[arg-type]
@@ -413,23 +398,3 @@ class _Live:
         positions = visual_T.nonzero().flatten().to(states_TD.device)
         added = attend(states_TD[positions].float(), self.tensors, heads=self.heads)
         return states_TD.index_add(0, positions, added.to(states_TD.dtype))
-
-
-def _cross_entropy(logits: Sequence[Tensor], rows: Sequence[Row]) -> Tensor:
-    """Mean over all rows' target tokens, in nats."""
-    joined = torch.cat(list(logits))
-    return functional.cross_entropy(joined, torch.cat([row.target_N for row in rows]).to(joined.device))
-
-
-def _divergence(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
-    """KL(before || after) of log-probabilities and logits, mean over all rows' target tokens, in nats."""
-    before_NV, after_NV = torch.cat(list(before)), torch.cat(list(after)).log_softmax(-1)
-    return (before_NV.exp() * (before_NV - after_NV)).sum(-1).mean()
-
-
-def _one_of(count: int, draw: torch.Generator) -> int:
-    return int(torch.randint(count, (), generator=draw))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
