@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -44,6 +43,7 @@ from vlmend.editors.lte import descriptor
 from vlmend.editors.training import Check
 from vlmend.errors import EditError
 from vlmend.models.above import Above
+from vlmend.models.batching import of_like_length
 from vlmend.models.parts import LayerSpec
 from vlmend.models.prepared import Row
 from vlmend.models.prompts import put_before
@@ -74,7 +74,7 @@ class LTETraining:
         keeps: kinds of probes whose answers must stay. What is told has no picture in it, so that the same question
             about another picture can be kept only at the expense of generality.
         keep_weight: of the divergence of those that are told the edit.
-        plain_weight: of the divergence of those that are told nothing.
+        plain_weight: of the divergence of those that are told nothing; with 0 they are not checked either.
         steps, batch, lr, cooldown, held_out, check_every, seed: see `vlmend.editors.training.Trainable`.
     """
 
@@ -123,7 +123,7 @@ class Learned:
     Attributes:
         must: kind -> rows, told the edit, that must give their targets; the request's first.
         stay: kind -> rows whose answers must stay: told the edit, and untold.
-        plain: all of them, untold.
+        plain: all of them, untold, if these must stay.
     """
 
     must: Mapping[str, Sequence[Row]]
@@ -176,7 +176,7 @@ class LTELesson:
         cases = [self.learned[place] for place in chosen]
         must = [_drawn(case.must, draw) for case in cases]
         stay = [_drawn(case.stay, draw) for case in cases if case.stay]
-        plain = [case.plain[one_of(len(case.plain), draw)] for case in cases]
+        plain = [case.plain[one_of(len(case.plain), draw)] for case in cases if case.plain]
         return self.losses(must, stay, plain)
 
     def losses(
@@ -185,14 +185,13 @@ class LTELesson:
         """The loss of given rows; and its terms by name, as they enter it."""
         method = self._method
         before = self._unedited.of([*(untold for _, untold in stay), *plain])
-        with self._taught():
-            rows = [*must, *(told for told, _ in stay), *plain]
-            found = self.above.run(rows, [()] * len(rows))
+        found = self._taught_run([*must, *(told for told, _ in stay), *plain])
         kept, ends = found[len(must) :], len(stay)
         terms = {"ce": cross_entropy(found[: len(must)], must)}
         if stay:
             terms["kl told"] = method.keep_weight * divergence(before[:ends], kept[:ends])
-        terms["kl untold"] = method.plain_weight * divergence(before[ends:], kept[ends:])
+        if plain:
+            terms["kl untold"] = method.plain_weight * divergence(before[ends:], kept[ends:])
         return torch.stack(list(terms.values())).sum(), {name: float(term.detach()) for name, term in terms.items()}
 
     @torch.no_grad()
@@ -207,16 +206,20 @@ class LTELesson:
             kept += [(_UNTOLD, row, row) for row in case.plain]
             before = self._unedited.of([untold for *_, untold in kept])
             rows = [(kind, row) for kind, row, _ in (*told, *kept)]
-            with self._taught():
-                found = self.above.run([row for _, row in rows], [()] * len(rows))
+            found = self._taught_run([row for _, row in rows])
             wanted = [*[None] * len(told), *before]
             for (kind, row), logits_NV, before_NV in zip(rows, found, wanted, strict=True):
                 yield Graded(kind, row, logits_NV, before_NV)
 
-    def _taught(self) -> AbstractContextManager[None]:
-        """A context in which the factors are in force."""
+    def _taught_run(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Every row's logits with the factors in force; rows of like length, with and without pictures, together."""
         pairs = zip(self._linears.values(), self.module.left, self.module.right, strict=True)
-        return added({linear: product(left, right) for linear, left, right in pairs})
+        found: dict[int, Tensor] = {}
+        with added({linear: product(left, right) for linear, left, right in pairs}):
+            for some in of_like_length(dict(enumerate(rows)), len(rows)):
+                logits = self.above.run([rows[place] for place in some], [()] * len(some))
+                found.update(zip(some, logits, strict=True))
+        return [found[place] for place in range(len(rows))]
 
     def _prepared(self, cases: Sequence[EditCase], others: Sequence[Sequence[str]]) -> list[Learned]:
         pairs = list(zip(cases, others, strict=True))
@@ -241,17 +244,13 @@ class LTELesson:
         for some in asked:
             groups: dict[str, list[tuple[Row, Row]]] = {}
             for kind, *_ in some:
-                untold, told = next(rows), next(rows)
-                groups.setdefault(kind, []).append((told, untold))
-            made.append(
-                Learned(
-                    must={
-                        kind: [told for told, _ in found] for kind, found in groups.items() if kind not in method.keeps
-                    },
-                    stay={kind: found for kind, found in groups.items() if kind in method.keeps},
-                    plain=[untold for found in groups.values() for _, untold in found],
-                )
-            )
+                plain, told = next(rows), next(rows)
+                groups.setdefault(kind, []).append((told, plain))
+            stay = {kind: found for kind, found in groups.items() if kind in method.keeps}
+            must = {kind: [told for told, _ in found] for kind, found in groups.items() if kind not in stay}
+            untold = [untold for found in groups.values() for _, untold in found]
+            self._unedited.of(untold)  # here, where what shares a batch, and its rounding, depends on no draw
+            made.append(Learned(must, stay, untold if method.plain_weight else []))
         return made
 
     def _told(self, example: Example, case: EditCase, others: Sequence[str], rng: random.Random) -> Example:
