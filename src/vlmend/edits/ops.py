@@ -32,6 +32,11 @@ class Op(ABC):
         """The operations inside this one."""
         return ()
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it tells the model in words."""
+        return ()
+
     @abstractmethod
     def fields(self) -> dict[str, Any]:
         """All that it is beside tensors and operations, as JSON values."""

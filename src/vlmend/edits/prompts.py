@@ -40,6 +40,10 @@ class PromptOp(Op):
     def check(self, layers: int, width: int) -> None:
         """Any model can be asked more."""
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (self.text,)
+
     def told(self, key: Callable[[], Tensor]) -> str:
         """The text."""
         return self.text
@@ -100,6 +104,10 @@ class RecallOp(Op):
         """
         if self.keys_E2D.shape[2] != width:
             raise EditError(f"the edit's keys have width {self.keys_E2D.shape[2]}, the model's states {width}")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.texts
 
     def told(self, key: Callable[[], Tensor]) -> str:
         """The texts that are likest to a row, given what gives its key [2, D]."""
