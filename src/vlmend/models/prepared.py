@@ -84,12 +84,13 @@ class Features:
 
 @dataclass(eq=False)
 class Told:
-    """Rows with texts before their questions, by the row (or the example) without it and the text; these are held too,
-    since they are known by their identity."""
+    """Rows with texts before their questions, by the row (or the example) without it and the text, and what rows are
+    compared by, by the row and the state of the weights; these are held too, since they are known by their identity."""
 
     rows: dict[tuple[int, str], tuple[Row, Row]] = field(default_factory=dict[tuple[int, str], tuple[Row, Row]])
     prompts: dict[tuple[int, str], tuple[Asked, Row]] = field(default_factory=dict[tuple[int, str], tuple[Asked, Row]])
     pictures: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
+    keys: dict[tuple[int, int], tuple[Row, Tensor]] = field(default_factory=dict[tuple[int, int], tuple[Row, Tensor]])
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,17 +79,27 @@ class Teller:
                 known.pictures.setdefault(row.picture, inputs)
         return known.prompts[id(asked), text][1]
 
-    @torch.no_grad()
     def key(self, row: Row, prepared: Prepared) -> Tensor:
         """What a row is compared by, in float32 on the CPU, [2, D]: the mean embedding of its question's tokens and
-        the mean of its pictures' visual tokens, each of length 1; zeros for what it has not."""
+        the mean of its pictures' visual tokens, each of length 1; zeros for what it has not.
+
+        It is that of the row without a text, and found once, from its pictures as they are then: later runs may show
+        the decoder something else.
+        """
+        plain = row.plain or row
+        place = (id(plain), self._feeder.state)
+        if place not in prepared.told.keys:
+            prepared.told.keys[place] = (plain, self._key(plain, prepared))
+        return prepared.told.keys[place][1]
+
+    @torch.no_grad()
+    def _key(self, row: Row, prepared: Prepared) -> Tensor:
         words = self._tokenizer.encode(row.question.replace(MARKER, " "), add_special_tokens=False)
-        picture = (row.plain or row).picture
-        ids_1T = torch.tensor([words], device=next(self._parts.embed.parameters()).device)
-        words_D = self._parts.embed(ids_1T)[0].float().mean(0).cpu()
-        if picture is None:
-            return torch.stack([functional.normalize(words_D, dim=0), torch.zeros_like(words_D)])
-        seen_D = self._feeder.visual_states(picture, prepared).float().mean(0).cpu()
+        ids_1T = torch.tensor([words], dtype=torch.long, device=next(self._parts.embed.parameters()).device)
+        words_D = self._parts.embed(ids_1T)[0].float().sum(0).cpu()
+        seen_D = torch.zeros_like(words_D)
+        if row.picture is not None:
+            seen_D = self._feeder.visual_states(row.picture, prepared).float().sum(0).cpu()
         return functional.normalize(torch.stack([words_D, seen_D]), dim=-1)
 
 
