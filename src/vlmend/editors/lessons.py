@@ -1,19 +1,26 @@
-"""What lessons of trained editors share: their losses, the answers before any edit, and how a check is counted."""
+"""What lessons of trained editors share: cases with other targets, losses, the answers before any edit, and how a check
+is counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vlmend.data.records import EditCase
 from vlmend.editors.training import Check
 from vlmend.models.above import Above
 from vlmend.models.prepared import Row
+from vlmend.models.vlm import VLM
 
-__all__ = ["Graded", "Unedited", "check_of", "cross_entropy", "divergence", "one_of"]
+__all__ = ["Graded", "Unedited", "check_of", "cross_entropy", "divergence", "one_of", "retargeted"]
+
+_AT_ONCE = 64  # cases that are run together
+_PLAUSIBLE = 2  # times as many answers as are drawn, to draw them from
 
 
 class Unedited:
@@ -76,3 +83,52 @@ def check_of(graded: Iterable[Graded]) -> Check:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def retargeted(
+    vlm: VLM, cases: Sequence[EditCase], count: int, *, learns: Collection[str], seed: int
+) -> list[list[EditCase]]:
+    """Every case, followed by the same with so many other targets at all that must follow.
+
+    These are drawn from the answers that the model holds likeliest there, by their first tokens: a country is asked
+    for and a country is answered.
+
+    Args:
+        vlm: the model.
+        cases: which.
+        count: how many other targets each gets; 0 for none.
+        learns: the kinds of probes that must follow.
+        seed: of the draw.
+    """
+    answers = sorted({e.answer for c in cases for e in (c.request, *(p.example for p in c.probes)) if e.answer})
+    if not count or not answers:
+        return [[case] for case in cases]
+    rng = random.Random(seed)
+    made: list[list[EditCase]] = []
+    for start in range(0, len(cases), _AT_ONCE):
+        some = cases[start : start + _AT_ONCE]
+        prepared = vlm.prepare([case.request for case in some])
+        opening = torch.stack([vlm.following(prepared.rows[0], answer).target_N[0] for answer in answers])
+        with torch.no_grad():
+            outputs = vlm.run(prepared).rows
+        for case, output in zip(some, outputs, strict=True):
+            order = output.logits_NV[0].cpu()[opening].argsort(descending=True, stable=True).tolist()
+            others = [answers[at] for at in order if _like_length(answers[at], case.request.answer or "")]
+            likely = others[: _PLAUSIBLE * count]
+            drawn = rng.sample(likely, min(count, len(likely)))
+            made.append([case, *(_with_target(case, answer, learns) for answer in drawn)])
+    return made
+
+
+def _with_target(case: EditCase, answer: str, learns: Collection[str]) -> EditCase:
+    probes = tuple(
+        replace(probe, example=replace(probe.example, answer=answer)) if probe.kind in learns else probe
+        for probe in case.probes
+    )
+    return replace(case, request=replace(case.request, answer=answer), probes=probes)
+
+
+def _like_length(one: str, other: str) -> bool:
+    """Whether two answers differ, by less than half in their number of words."""
+    short, long = sorted(len(text.split()) for text in (one, other))
+    return one != other and long < 2 * short

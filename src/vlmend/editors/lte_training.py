@@ -10,10 +10,11 @@ are learnt; in each step some edits are drawn, and of each
 where each is a mean over all the batch's target tokens, teacher-forced. As published a row is told its own edit alone
 (half of them), or after one or two of the likest other edits, which must not matter.
 
-Beyond the paper: what is out of scope stays as a distribution and not as a sampled answer, and what is untold stays
-too, which keeps the factors from learning edits by heart. The weights are those of the best check on cases held out:
-the mean over kinds of the share of probes that greedy decoding answers as it should. Below the lowest layer with
-factors every row is run once (`vlmend.models.above`).
+Beyond the paper: a case can be learnt with further targets (`retargets`): with few cases the factors learn these by
+heart, and with many targets they learn to read what is told. What is out of scope stays as a distribution and not as a
+sampled answer, and what is untold stays too, which keeps the factors from learning edits by heart. The weights are
+those of the best check on cases held out: the mean over kinds of the share of probes that greedy decoding answers as it
+should. Below the lowest layer with factors every row is run once (`vlmend.models.above`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from vlmend.data.records import (
     EditCase,
     Example,
 )
-from vlmend.editors.lessons import Graded, Unedited, check_of, cross_entropy, divergence, one_of
+from vlmend.editors.lessons import Graded, Unedited, check_of, cross_entropy, divergence, one_of, retargeted
 from vlmend.editors.low_rank import factors_for, product
 from vlmend.editors.lte import descriptor
 from vlmend.editors.training import Check
@@ -73,6 +74,8 @@ class LTETraining:
         learns: kinds of probes that must give the target, beside the request.
         keeps: kinds of probes whose answers must stay. What is told has no picture in it, so that the same question
             about another picture can be kept only at the expense of generality.
+        retargets: how many targets beside its own each case is learnt with, drawn from the answers in the cases that
+            are about as long and that the model holds likely there.
         keep_weight: of the divergence of those that are told the edit.
         plain_weight: of the divergence of those that are told nothing; with 0 they are not checked either.
         steps, batch, lr, cooldown, held_out, check_every, seed: see `vlmend.editors.training.Trainable`.
@@ -96,6 +99,7 @@ class LTETraining:
         SAME_QUESTION_LOCALITY,
         NO_IMAGE_LOCALITY,
     )
+    retargets: int = 0
     keep_weight: float = 1.0
     plain_weight: float = 1.0
     steps: int = 2000
@@ -123,7 +127,7 @@ class Learned:
     Attributes:
         must: kind -> rows, told the edit, that must give their targets; the request's first.
         stay: kind -> rows whose answers must stay: told the edit, and untold.
-        plain: all of them, untold, if these must stay.
+        plain: all of them, untold, if these must stay; none of a case with another target.
     """
 
     must: Mapping[str, Sequence[Row]]
@@ -157,8 +161,9 @@ class LTELesson:
         told = [descriptor(method.told, case) for case in learned]
         likest = _likest(vlm, learned, [*learned, *held], method.beside)
         others = [[told[place] for place in places] for places in likest]
-        self.learned = self._prepared(learned, others[: len(learned)])
-        self.held = self._prepared(held, others[len(learned) :])
+        cases = retargeted(vlm, learned, method.retargets, learns=method.learns, seed=method.seed)
+        self.learned = self._prepared(cases, others[: len(learned)])
+        self.held = self._prepared([[case] for case in held], others[len(learned) :])
 
     @property
     def count(self) -> int:
@@ -221,34 +226,35 @@ class LTELesson:
                 found.update(zip(some, logits, strict=True))
         return [found[place] for place in range(len(rows))]
 
-    def _prepared(self, cases: Sequence[EditCase], others: Sequence[Sequence[str]]) -> list[Learned]:
-        pairs = list(zip(cases, others, strict=True))
+    def _prepared(self, groups: Sequence[Sequence[EditCase]], others: Sequence[Sequence[str]]) -> list[Learned]:
+        """Cases, each followed by the same with other targets, and what else may be told before theirs."""
+        pairs = list(zip(groups, others, strict=True))
         rng = random.Random(self._method.seed)
         chunks = (pairs[start : start + _AT_ONCE] for start in range(0, len(pairs), _AT_ONCE))
         return [made for chunk in chunks for made in self._of_chunk(chunk, rng)]
 
-    def _of_chunk(self, pairs: Sequence[tuple[EditCase, Sequence[str]]], rng: random.Random) -> list[Learned]:
+    def _of_chunk(self, pairs: Sequence[tuple[Sequence[EditCase], Sequence[str]]], rng: random.Random) -> list[Learned]:
         """Cases whose rows are run together; their pictures are let go of afterwards."""
         method = self._method
         wanted = {*method.learns, *method.keeps}
-        asked: list[list[tuple[str, Example, Example]]] = []
-        for case, others in pairs:
+        asked: list[tuple[bool, list[tuple[str, Example, Example]]]] = []
+        for case, first, others in [(case, case is group[0], others) for group, others in pairs for case in group]:
             probes = [(probe.kind, probe.example) for probe in case.probes if probe.kind in wanted]
             every = [(_REQUEST, case.request), *((kind, one) for kind, one in probes if (one.answer or "").strip())]
-            asked.append([(kind, one, self._told(one, case, others, rng)) for kind, one in every])
+            asked.append((first, [(kind, one, self._told(one, case, others, rng)) for kind, one in every]))
         with self._vlm.sharing():
-            prepared = self._vlm.prepare([one for some in asked for _, *pair in some for one in pair])
+            prepared = self._vlm.prepare([one for _, some in asked for _, *pair in some for one in pair])
             self.above.add(prepared)
         rows = iter(prepared.rows)
         made: list[Learned] = []
-        for some in asked:
+        for first, some in asked:
             groups: dict[str, list[tuple[Row, Row]]] = {}
             for kind, *_ in some:
                 plain, told = next(rows), next(rows)
                 groups.setdefault(kind, []).append((told, plain))
             stay = {kind: found for kind, found in groups.items() if kind in method.keeps}
             must = {kind: [told for told, _ in found] for kind, found in groups.items() if kind not in stay}
-            untold = [untold for found in groups.values() for _, untold in found]
+            untold = [untold for found in groups.values() for _, untold in found] if first else []
             self._unedited.of(untold)  # here, where what shares a batch, and its rounding, depends on no draw
             made.append(Learned(must, stay, untold if method.plain_weight else []))
         return made

@@ -24,9 +24,8 @@ cases held out: the mean over kinds of the share of probes that greedy decoding 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, EditCase
 from vlmend.editors.influence import influences
-from vlmend.editors.lessons import Graded, Unedited, check_of, cross_entropy, divergence, one_of
+from vlmend.editors.lessons import Graded, Unedited, check_of, cross_entropy, divergence, one_of, retargeted
 from vlmend.editors.training import Check
 from vlmend.editors.vead import Reads, check_pictures_asked, signal
 from vlmend.editors.vead_adapter import Adapter
@@ -49,7 +48,6 @@ __all__ = ["Drawn", "Learned", "VEADLesson", "VEADTraining", "mapper_losses"]
 
 _REQUEST, _STAY = "reliability", "kl"
 _AT_ONCE = 64  # cases that are prepared together
-_PLAUSIBLE = 2  # times as many answers as are drawn, to draw them from
 _LEAST = 1e-8  # under a logarithm, as published
 
 
@@ -171,7 +169,8 @@ class VEADLesson:
             )
         self.above = Above(vlm, self.layers[0])
         self._unedited = Unedited(self.above)
-        self.learned = self._prepared(_retargeted(vlm, learned, method))
+        cases = retargeted(vlm, learned, method.retargets, learns=method.learns, seed=method.seed)
+        self.learned = self._prepared([one for group in cases for one in group])
         self.held = self._prepared(held)
         sizes = (method.width, method.heads, method.gate_width)
         with torch.random.fork_rng(devices=[]):
@@ -313,46 +312,6 @@ class VEADLesson:
                 )
             )
         return made
-
-
-def _retargeted(vlm: VLM, cases: Sequence[EditCase], method: VEADTraining) -> list[EditCase]:
-    """Every case, followed by the same with other targets at all that must follow.
-
-    These are drawn from the answers that the model holds likeliest there, by their first tokens: a country is asked
-    for and a country is answered.
-    """
-    answers = sorted({e.answer for c in cases for e in (c.request, *(p.example for p in c.probes)) if e.answer})
-    if not method.retargets or not answers:
-        return list(cases)
-    rng = random.Random(method.seed)
-    made: list[EditCase] = []
-    for start in range(0, len(cases), _AT_ONCE):
-        some = cases[start : start + _AT_ONCE]
-        prepared = vlm.prepare([case.request for case in some])
-        opening = torch.stack([vlm.following(prepared.rows[0], answer).target_N[0] for answer in answers])
-        with torch.no_grad():
-            outputs = vlm.run(prepared).rows
-        for case, output in zip(some, outputs, strict=True):
-            order = output.logits_NV[0].cpu()[opening].argsort(descending=True, stable=True).tolist()
-            others = [answers[at] for at in order if _like_length(answers[at], case.request.answer or "")]
-            likely = others[: _PLAUSIBLE * method.retargets]
-            made.append(case)
-            made += [_with_target(case, one, method) for one in rng.sample(likely, min(method.retargets, len(likely)))]
-    return made
-
-
-def _with_target(case: EditCase, answer: str, method: VEADTraining) -> EditCase:
-    probes = tuple(
-        replace(probe, example=replace(probe.example, answer=answer)) if probe.kind in method.learns else probe
-        for probe in case.probes
-    )
-    return replace(case, request=replace(case.request, answer=answer), probes=probes)
-
-
-def _like_length(one: str, other: str) -> bool:
-    """Whether two answers differ, by less than half in their number of words."""
-    short, long = sorted(len(text.split()) for text in (one, other))
-    return one != other and long < 2 * short
 
 
 def mapper_losses(shown: Sequence[Tensor], hidden: Sequence[Tensor], target: Sequence[Tensor]) -> dict[str, Tensor]:
