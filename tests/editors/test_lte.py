@@ -141,6 +141,20 @@ def test_rows_of_a_lesson(llava, cases):
         assert case.must["reliability"][0].question.count("[Updated Information]") == 1
 
 
+def test_cases_with_other_targets(llava, cases):
+    """They are told, and must be answered; what must stay untold is that of the case itself."""
+    lesson = LTELesson(replace(TINY, retargets=1, alone=1.0), llava, cases, cases[:1])
+    assert (lesson.count, len(lesson.held)) == (6, 1)
+    for own, other in zip(lesson.learned[::2], lesson.learned[1::2], strict=True):
+        rows = [case.must["text_generality"][0] for case in (own, other)]
+        targets = [llava.text_of(row.target_N.tolist()) for row in rows]
+        assert targets[0] != targets[1]
+        assert all(f" {target}\n" in row.question for target, row in zip(targets, rows, strict=True))
+        assert own.plain and not other.plain
+        assert own.stay["image_locality"][0][1] is other.stay["image_locality"][0][1]
+    lesson.loss(range(6), torch.Generator().manual_seed(0))
+
+
 def test_losses_by_the_whole_model(vlm, cases):
     """In unlike families: with factors that add nothing the loss is what whole runs say, and nothing diverges from
     the untold rows themselves."""
