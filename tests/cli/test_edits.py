@@ -3,9 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 import vlmend
 from vlmend import FT
+from vlmend.edits.prompts import PromptOp, RecallOp
 
 
 @pytest.fixture
@@ -31,6 +33,15 @@ def test_list_and_show(vlmend_cli, saved, tmp_path):
     assert shown["operations"][0]["kind"] == "weight"
     assert shown["bytes"] > 0
     assert "red" in vlmend_cli("edits", "show", saved[0]).stdout
+
+
+def test_what_an_edit_tells_is_shown(vlmend_cli, tmp_path):
+    keys = torch.zeros(1, 2, 4)
+    vlmend.Edit("base", (PromptOp("new: it is red\n", "so: "), RecallOp(("new: two\n",), keys))).save(tmp_path / "told")
+    shown = vlmend_cli("edits", "show", tmp_path / "told", "--json").document["operations"]
+    assert [one.get("words") for one in shown] == [["new: it is red\n"], ["new: two\n"]]
+    printed = vlmend_cli("edits", "show", tmp_path / "told").stdout
+    assert "new: it is red" in printed and "new: two" in printed and "recall" in printed
 
 
 def test_verify(vlmend_cli, saved, tiny_folder, tmp_path):

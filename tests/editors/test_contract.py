@@ -15,6 +15,7 @@ from vlmend.editors.training import TRAINABLE, train, trainable_class
 from vlmend.edits.functions import FunctionOp
 from vlmend.edits.memory import MemoryOp
 from vlmend.edits.neurons import NeuronOp
+from vlmend.edits.prompts import PromptOp, RecallOp
 from vlmend.edits.routes import RouteOp
 from vlmend.edits.states import StateOp
 from vlmend.errors import EditError, PromptError, UnknownNameError
@@ -35,6 +36,10 @@ TAUGHT = ("visual-exemplar",)
 
 # Trainings that make a tiny random model editable, for editors that must be trained: for a moment, on the very cases.
 QUICK_TRAINING: dict[str, dict[str, Any]] = {
+    "lte": {
+        "layers": [1, 2, 3], "alone": 1.0, "learns": (), "keeps": (), "plain_weight": 0.0,
+        "lr": 1e-2, "steps": 60, "check_every": 20, "batch": 3, "held_out": 0.1,
+    },
     "vead": {
         "layers": [0, 1, 2], "width": 48, "heads": 4, "gate_width": 0, "learns": (), "keeps": (),
         "lr": 2e-2, "steps": 120, "check_every": 120, "batch": 3, "held_out": 0.1, "seed": 1,
@@ -212,6 +217,10 @@ def randomised(op: Any, maker: torch.Generator) -> Any:
         return dataclasses.replace(op, entries=tuple(randomised(one, maker) for one in op.entries))
     if isinstance(op, NeuronOp):
         return NeuronOp(op.layer, *(noise_like(one, maker) for one in (op.keys_PD, op.bias_P, op.values_PD)))
+    if isinstance(op, PromptOp):  # its words stay, for what makes nothing of them
+        return op
+    if isinstance(op, RecallOp):
+        return dataclasses.replace(op, keys_E2D=noise_like(op.keys_E2D, maker))
     assert isinstance(op, RouteOp)
     return RouteOp(op.key, tuple(randomised(one, maker) for one in op.ops))
 

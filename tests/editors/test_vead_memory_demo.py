@@ -1,4 +1,4 @@
-"""The keys that come with the package: a dozen edits at once, of errors that neither they nor their checks have seen."""
+"""The keys that come with the package: a dozen edits at once, of errors that neither they nor their checks have met."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 import vlmend
 from vlmend import FT, VLM, EditCase, Example, WeightOp
 from vlmend.edits.edit import Edit
+from vlmend.edits.prompts import PromptOp, RecallOp
 from vlmend.errors import EditError, FingerprintError, UnknownNameError
 from vlmend.evaluation.editing import compare, evaluate
 from vlmend.evaluation.metrics import kl_divergence
@@ -29,9 +31,28 @@ def proof(tiny, cases):
 
 def test_every_record_equals_a_run_of_its_own(llava, cases, proof):
     """Teacher-forced and free, before and after: as computed row by row, without batches."""
+    equal_runs_of_their_own(llava, cases, FIT, proof)
+
+
+def test_also_with_texts_before_the_question(llava, cases):
+    """Of edits that put a text before every question, above a change of weights, none of what is shared is wrong."""
+    equal_runs_of_their_own(llava, cases, Telling(), evaluate(llava, Telling(), cases, max_new_tokens=SHORT))
+
+
+@dataclass(frozen=True)
+class Telling:
+    name: ClassVar[str] = "telling"
+
+    def fit(self, vlm, cases):
+        keys = vlm.keys(vlm.prepare([cases[0].request]))
+        texts = (PromptOp(f"so it is {cases[0].request.answer} . "), RecallOp(("and so . ",), keys, least=1.5))
+        return replace(FIT.fit(vlm, cases), ops=(*FIT.fit(vlm, cases).ops, *texts))
+
+
+def equal_runs_of_their_own(llava, cases, editor, proof):
     records = iter(proof.records)
     for case in cases:
-        edit = FIT.fit(llava, [case])
+        edit = editor.fit(llava, [case])
         for kind, example in [("reliability", case.request), *((p.kind, p.example) for p in case.probes)]:
             record = next(records)
             assert (record.case, record.kind, record.question) == (case.id, kind, example.question)

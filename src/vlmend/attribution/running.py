@@ -48,6 +48,7 @@ def apart(prepared: Prepared, count: int) -> Prepared:
         rows=tuple(replace(row, picture=one) for one in keys),
         pictures=dict.fromkeys(keys, prepared.pictures[key]),
         features=Features(),
+        told=prepared.told,
     )
 
 

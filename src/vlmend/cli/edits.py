@@ -56,7 +56,9 @@ def show(folder: FolderArgument, as_json: JsonFlag = False) -> None:
         for what, choice in edit.chosen.items():
             table.add_row(f"chosen {what}", "; ".join(_reasons(choice)))
         for op in about["operations"]:
-            table.add_row("operation", f"{op['kind']}: {op['tensors']}")
+            table.add_row("operation", f"{op['kind']}: {op['tensors'] or ''}")
+            for text in op.get("words", ()):
+                table.add_row("tells", text.strip())
         for request in edit.requests:
             table.add_row("request", f"{request.question} → {request.target}")
         reply.say(table)
@@ -174,7 +176,7 @@ def _about(edit: Edit) -> dict[str, Any]:
         "settings": dict(edit.settings),
         "chosen": dict(edit.chosen),
         "requests": [asdict(request) for request in edit.requests],
-        "operations": [{"kind": op.kind, "tensors": _named(op)} for op in edit.ops],
+        "operations": [{"kind": op.kind, "tensors": _named(op)} | _worded(op) for op in edit.ops],
         "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
     }
 
@@ -187,3 +189,7 @@ def _reasons(choice: Any) -> list[str]:
 def _named(op: Any) -> Sequence[str]:
     own = [f"{name} {tuple(tensor.shape)}" for name, tensor in op.tensors().items()]
     return own + [f"{one.kind} {name}" for one in op.inner for name in _named(one)]
+
+
+def _worded(op: Any) -> dict[str, Any]:
+    return {"words": list(op.words)} if op.words else {}

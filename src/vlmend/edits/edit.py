@@ -88,7 +88,7 @@ class Edit:
         return digest.hexdigest()
 
     def __add__(self, other: Edit) -> Edit:
-        """Both edits as one: the operations of this, then those of the other.
+        """Both edits as one: the operations of this, then those of the other; changes of weights that both share, once.
 
         Raises:
             EditError: they are for different models.
@@ -97,7 +97,7 @@ class Edit:
             raise EditError(f"edits for different models ({self.base}, {other.base}) cannot be stacked")
         return replace(
             self,
-            ops=self.ops + other.ops,
+            ops=(*self.ops, *(op for op in other.ops if not self._shares(op))),
             requests=self.requests + other.requests,
             method=self.method if self.method == other.method else f"{self.method}+{other.method}",
             settings=self.settings if self.settings == other.settings else {},
@@ -105,6 +105,11 @@ class Edit:
             fitted_on=tuple(dict.fromkeys((*self.fitted_on, *other.fitted_on))),
             proof=None,
         )
+
+    def _shares(self, op: Op) -> bool:
+        """Whether an operation is a change of weights that many edits hold, this among them."""
+        names = [own.shared for own in self.ops if isinstance(own, WeightOp)]
+        return isinstance(op, WeightOp) and op.shared is not None and op.shared in names
 
     def with_proof(self, proof: Mapping[str, Any]) -> Edit:
         """The same edit with the scores measured for it."""

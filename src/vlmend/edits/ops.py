@@ -1,6 +1,7 @@
 """The operations an edit is made of: what they have in common, and changes of weights, named as on disk.
 
-Each is a frozen, declarative value; `vlmend.models.intervene` executes them. The others: `states.py`, `routes.py`.
+Each is a frozen, declarative value; `vlmend.models.intervene` executes them. The others: `states.py`, `functions.py`,
+`neurons.py`, `prompts.py`, `routes.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ class Op(ABC):
     @property
     def inner(self) -> tuple[Op, ...]:
         """The operations inside this one."""
+        return ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it tells the model in words."""
         return ()
 
     @abstractmethod
@@ -109,11 +115,18 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class WeightOp(Op):
-    """Changes weights, by the tensors' names on disk."""
+    """Changes weights, by the tensors' names on disk.
+
+    Attributes:
+        changes: name on disk -> its change.
+        shared: the change's own name, for one that many edits hold and that must be made once: of all operations of
+            one name in force, one acts.
+    """
 
     kind: ClassVar[str] = "weight"
 
     changes: Mapping[str, Change] = field(default_factory=dict[str, Change])
+    shared: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "changes", dict(self.changes))
@@ -124,9 +137,9 @@ class WeightOp(Op):
         return cls({name: Change("delta", (tensor,)) for name, tensor in tensors.items()})
 
     @classmethod
-    def low_rank(cls, factors: Mapping[str, tuple[Tensor, Tensor]]) -> WeightOp:
+    def low_rank(cls, factors: Mapping[str, tuple[Tensor, Tensor]], *, shared: str | None = None) -> WeightOp:
         """Add products [out, rank] @ [rank, in]."""
-        return cls({name: Change("low_rank", pair) for name, pair in factors.items()})
+        return cls({name: Change("low_rank", pair) for name, pair in factors.items()}, shared)
 
     @classmethod
     def values(cls, tensors: Mapping[str, Tensor]) -> WeightOp:
@@ -150,7 +163,7 @@ class WeightOp(Op):
         return change.fold(base)
 
     def fields(self) -> dict[str, Any]:
-        return {"names": list(self.changes)}
+        return {"names": list(self.changes)} | ({} if self.shared is None else {"shared": self.shared})
 
     def tensors(self) -> dict[str, Tensor]:
         """Named ``<form>/<part>/<name on disk>``."""
@@ -172,5 +185,6 @@ class WeightOp(Op):
             {
                 name: Change(cast(Form, found[0][0]), tuple(tensor for _, _, tensor in found))
                 for name, found in parts.items()
-            }
+            },
+            fields.get("shared"),
         )

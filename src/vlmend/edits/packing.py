@@ -11,12 +11,16 @@ from vlmend.edits.functions import FunctionOp
 from vlmend.edits.memory import MemoryOp
 from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.ops import Op, WeightOp
+from vlmend.edits.prompts import PromptOp, RecallOp
 from vlmend.edits.routes import AnswerOp, RouteOp
 from vlmend.edits.states import StateOp
 
 __all__ = ["KINDS", "packed", "unpacked", "within"]
 
-_ALL: tuple[type[Op], ...] = (WeightOp, StateOp, FunctionOp, NeuronOp, MemoryOp, RouteOp, AnswerOp)
+_ALL: tuple[type[Op], ...] = (
+    *(WeightOp, StateOp, FunctionOp, NeuronOp, MemoryOp),
+    *(PromptOp, RecallOp, RouteOp, AnswerOp),
+)
 KINDS: dict[str, type[Op]] = {op.kind: op for op in _ALL}
 
 

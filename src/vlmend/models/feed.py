@@ -43,6 +43,14 @@ class Feeder:
         """The model whose ``generate`` is called."""
         return self._model
 
+    @property
+    def state(self) -> int:
+        """A number that tells whether the weights outside the decoder are what they were.
+
+        Every change in place, by whomever, raises a tensor's version: equal sums mean untouched weights.
+        """
+        return sum(parameter._version for parameter in self._outside)
+
     def logits(self, batch: Batch, prepared: Prepared, keep: int) -> Tensor:
         """Teacher-forced logits of the last ``keep`` positions: [batch, keep, vocabulary]."""
         out = self._model(**self._inputs(batch, prepared), logits_to_keep=keep, use_cache=False)
@@ -61,7 +69,7 @@ class Feeder:
             key: {name: value for name, value in side.items() if name not in _PIXELS}
             for key, side in prepared.pictures.items()
         }
-        return Prepared(prepared.rows, pictures, Features(prepared.features.state, encoded))
+        return Prepared(prepared.rows, pictures, Features(prepared.features.state, encoded), told=prepared.told)
 
     def _inputs(self, batch: Batch, prepared: Prepared) -> dict[str, Any]:
         device = self._model.device
@@ -87,14 +95,18 @@ class Feeder:
             fresh = self._encode(distinct, prepared)
             return [fresh[key] for key in keys]
         cache = prepared.features
-        # Every change in place, by whomever, raises a tensor's version: equal sums mean untouched weights.
-        state = sum(parameter._version for parameter in self._outside)
+        state = self.state
         if cache.state != state:
             cache.encoded.clear()
             cache.state = state
         with torch.no_grad():
             cache.encoded.update(self._encode([key for key in distinct if key not in cache.encoded], prepared))
         return [cache.encoded[key] for key in keys]
+
+    def visual_states(self, key: str, prepared: Prepared) -> Tensor:
+        """What of a row's pictures enters the token stream, one after another: [S, D]."""
+        pooled = self.features([key], prepared)[0].pooled
+        return torch.cat([piece.flatten(0, -2) for piece in ([pooled] if isinstance(pooled, Tensor) else pooled)])
 
     def _encode(self, keys: Sequence[str], prepared: Prepared) -> dict[str, Any]:
         """Encode pictures, those of equal shape together."""

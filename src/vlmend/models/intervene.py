@@ -1,8 +1,8 @@
 """The executor: which operations act on which row of a batch, and how they act while a model runs.
 
-It knows five kinds of operation as protocols, and no method: changes of weights (`weights.py` folds them), changes of
-states, neurons beside a layer's own, answers given in the model's place, and routes that lead to others. Every row has
-its own.
+It knows six kinds of operation as protocols, and no method: changes of weights (`weights.py` folds them), changes of
+states, neurons beside a layer's own, texts put before the question (`telling.py` puts them), answers given in the
+model's place, and routes that lead to others. Every row has its own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = [
     "AnswerOperation",
     "NeuronOperation",
     "Plan",
+    "PromptOperation",
     "RouteOperation",
     "StateOperation",
     "acting",
@@ -75,6 +76,24 @@ class NeuronOperation(Protocol):
 
 
 @runtime_checkable
+class PromptOperation(Protocol):
+    """Puts text before a row's question, where the pictures stay."""
+
+    @property
+    def lead(self) -> str:
+        """What stands between all such texts and the question."""
+        ...
+
+    def told(self, key: Callable[[], Tensor]) -> str:
+        """The text for a row, empty for none; ``key`` gives what rows are compared by (`telling.py`), [2, D]."""
+        ...
+
+    def check(self, layers: int, width: int) -> None:
+        """Refuse a model with another number of layers or width by an `EditError`."""
+        ...
+
+
+@runtime_checkable
 class AnswerOperation(Protocol):
     """Gives an answer in the model's place."""
 
@@ -96,15 +115,23 @@ class RouteOperation(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What acts on one row: changes of weights, changes of states in their order (neurons among them), and an answer
-    given instead."""
+    """What acts on one row: changes of weights, changes of states in their order (neurons among them), an answer
+    given instead, and texts before the question, in their order."""
 
     weights: tuple[WeightsOperation, ...] = ()
     states: tuple[StateOperation | NeuronOperation, ...] = ()
     answer: str | None = None
+    prompts: tuple[PromptOperation, ...] = ()
 
 
-_KINDS: tuple[Any, ...] = (RouteOperation, WeightsOperation, StateOperation, NeuronOperation, AnswerOperation)
+_KINDS: tuple[Any, ...] = (
+    RouteOperation,
+    WeightsOperation,
+    StateOperation,
+    NeuronOperation,
+    AnswerOperation,
+    PromptOperation,
+)
 _known_kinds: dict[type, Any] = {}
 
 
@@ -128,20 +155,24 @@ def plan(ops: Iterable[Any], row: Row) -> Plan:
     weights: list[WeightsOperation] = []
     states: list[StateOperation | NeuronOperation] = []
     answer: str | None = None
+    prompts: list[PromptOperation] = []
     for op in ops:
         kind = _kind_of(op)
         if kind is RouteOperation:
             inner = plan(op.chosen(row), row)
             weights += inner.weights
             states += inner.states
+            prompts += inner.prompts
             answer = answer if inner.answer is None else inner.answer
         elif kind is WeightsOperation:
             weights.append(op)
         elif kind is AnswerOperation:
             answer = op.answer
+        elif kind is PromptOperation:
+            prompts.append(op)
         else:
             states.append(op)
-    return Plan(tuple(weights), tuple(states), answer)
+    return Plan(tuple(weights), tuple(states), answer, tuple(prompts))
 
 
 def first_stage(ops: Iterable[Any], weights: Weights) -> int:
@@ -153,6 +184,8 @@ def first_stage(ops: Iterable[Any], weights: Weights) -> int:
             found.append(first_stage(op.inner, weights))
         elif kind is WeightsOperation:
             found.append(weights.stage(op.names))
+        elif kind is PromptOperation:
+            found.append(0)
         elif kind is not AnswerOperation:
             found.append(2 * op.layer + (kind is NeuronOperation))
     return min(found, default=weights.stage([]))

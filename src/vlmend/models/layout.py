@@ -122,7 +122,7 @@ def _measure(vlm: VLM, question: str, sizes: Sequence[tuple[int, int]]) -> _Seen
         filled(lambda index: _LEVELS * (index + 1) // (count + 1)),
         tuple(_coordinates(size) for size in sizes),
     ]
-    prepared = vlm.prepare([Question(question, pictures) for pictures in kinds])  # pyright: ignore[reportArgumentType]
+    prepared = vlm.prepare([Question(question, pictures) for pictures in kinds])
     inputs = [prepared.pictures[row.picture or ""] for row in prepared.rows]
     patch = _sides(vlm.model.config)[0]
     black, white, which, where = (_pieces(one["pixel_values"], patch) for one in inputs)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
+from vlmend.models.pictures import Pictures
 from vlmend.models.prepared import Row
 
 __all__ = ["Question", "Reply", "RowOutput", "RunOutput", "row_output"]
@@ -56,7 +55,7 @@ class Question:
     """A question asked once."""
 
     question: str
-    image: Path | Image.Image | None = None
+    image: Pictures = None
     answer: str | None = None
 
 

@@ -16,7 +16,7 @@ from vlmend.errors import PromptError
 from vlmend.models.pictures import Pictures, content_hash, listed, open_picture
 from vlmend.models.prompts import Prompter
 
-__all__ = ["Asked", "Batch", "Features", "Prepared", "Preparer", "Row", "Shared"]
+__all__ = ["Asked", "Batch", "Features", "Prepared", "Preparer", "Row", "Shared", "Told"]
 
 
 _KNOWN = 256  # texts that are not tokenised again
@@ -49,6 +49,9 @@ class Row:
         question: as it was asked, without the template.
         pictures: content hashes of its pictures, in their order.
         sizes: width and height of each, in pixels.
+        asked: the example that it is.
+        before: the text that operations put before the question (`telling.py`); it is no part of ``question``.
+        plain: of a row with such a text, the row without it.
     """
 
     prompt: str
@@ -61,6 +64,9 @@ class Row:
     question: str = ""
     pictures: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+    asked: Asked | None = None
+    before: str = ""
+    plain: Row | None = None
 
     @property
     def content(self) -> str:
@@ -76,13 +82,25 @@ class Features:
     encoded: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+@dataclass(eq=False)
+class Told:
+    """Rows with texts before their questions, by the row (or the example) without it and the text, and what rows are
+    compared by, by the row and the state of the weights; these are held too, since they are known by their identity."""
+
+    rows: dict[tuple[int, str], tuple[Row, Row]] = field(default_factory=dict[tuple[int, str], tuple[Row, Row]])
+    prompts: dict[tuple[int, str], tuple[Asked, Row]] = field(default_factory=dict[tuple[int, str], tuple[Asked, Row]])
+    pictures: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
+    keys: dict[tuple[int, int], tuple[Row, Tensor]] = field(default_factory=dict[tuple[int, int], tuple[Row, Tensor]])
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """Examples ready to be run, in their order.
 
     ``pictures`` holds the processor's tensors of every distinct picture (or pictures of one row); ``features`` what the
     vision encoder made of them, and of which state of its weights that is; ``below`` what layers handed on in earlier
-    runs of these rows (`resume.py`), ``begun`` what they begin with (`beginnings.py`), by the state of the weights.
+    runs of these rows (`resume.py`), ``begun`` what they begin with (`beginnings.py`), by the state of the weights, and
+    ``told`` what they are with texts before their questions.
     """
 
     rows: tuple[Row, ...]
@@ -90,6 +108,7 @@ class Prepared:
     features: Features = field(default_factory=lambda: Features())
     below: dict[Any, Any] = field(default_factory=dict[Any, Any])
     begun: dict[Any, dict[Any, Any]] = field(default_factory=dict[Any, dict[Any, Any]])
+    told: Told = field(default_factory=lambda: Told())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -169,7 +188,8 @@ class Preparer:
         hashes = tuple(content_hash(picture) for picture in pictures)
         key = _key(hashes, [value for name, value in inputs.items() if name.startswith(traits.second or ("\0",))])
         sizes = tuple(picture.size for picture in pictures)
-        return Row(prompt, ids[0], visual, target, length, key, extras, example.question, hashes, sizes), inputs
+        made = Row(prompt, ids[0], visual, target, length, key, extras, example.question, hashes, sizes, example)
+        return made, inputs
 
     def fields(self, prompt: str, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
         """What the processor makes of one prompt, as tensors with a leading axis of 1.
@@ -260,6 +280,7 @@ class Shared:
     features: Features = field(default_factory=lambda: Features())
     below: dict[Any, Any] = field(default_factory=dict[Any, Any])
     begun: dict[Any, dict[Any, Any]] = field(default_factory=dict[Any, dict[Any, Any]])
+    told: Told = field(default_factory=lambda: Told())
 
     def prepare(self, preparer: Preparer, examples: Sequence[Asked]) -> Prepared:
         """As `Preparer.prepare`; an example that is equal to an earlier one is the same row."""
@@ -270,7 +291,8 @@ class Shared:
                 self.rows[key] = (example, *preparer.row(example))  # the example keeps its picture's identity alive
             found.append(self.rows[key])
         pictures = {row.picture: inputs for _, row, inputs in found if row.picture is not None}
-        return Prepared(tuple(row for _, row, _ in found), pictures, self.features, self.below, self.begun)
+        rows = tuple(row for _, row, _ in found)
+        return Prepared(rows, pictures, self.features, self.below, self.begun, self.told)
 
 
 def _identity(image: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
@@ -9,12 +10,20 @@ from typing import Any
 from vlmend.errors import PromptError
 from vlmend.models.traits import Traits
 
-__all__ = ["MARKER", "Prompter"]
+__all__ = ["MARKER", "Prompter", "put_before"]
 
 MARKER = "<image>"
 """Says in a question where a picture stands. Without markers, all pictures stand before the question."""
 
 _KNOWN = 256  # texts that are not rendered again
+_LEADING = re.compile(rf"(?:\s*{MARKER})*\s*")
+
+
+def put_before(text: str, question: str) -> str:
+    """The question with a text before its words; pictures that stand first stay there."""
+    match = _LEADING.match(question)
+    at = match.end() if match is not None and MARKER in match.group() else 0
+    return question[:at] + text + question[at:]
 
 
 class Prompter:

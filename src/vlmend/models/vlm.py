@@ -29,8 +29,9 @@ from vlmend.models.prefix import Cut
 from vlmend.models.prepared import Asked, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
+from vlmend.models.telling import Teller
 from vlmend.models.tensors import fingerprint
-from vlmend.models.weights import Folded, Weights, WeightsOperation
+from vlmend.models.weights import Folded, Weights, WeightsOperation, shared_change
 
 __all__ = ["VLM", "Active", "Applicable", "Edits"]
 
@@ -91,6 +92,7 @@ class VLM:
         self._ends = _end_tokens(model, self.tokenizer)
         self._preparer = Preparer(processor, prompter, parts.image_token, self._ends)
         self._feeder = feeder_of(model, parts)
+        self._teller = Teller(parts, self.tokenizer, self._preparer, self._feeder)
         self._begun = Begun(parts, self.weights, self._preparer, self._feeder)
 
     @cached_property
@@ -111,12 +113,15 @@ class VLM:
     def prepare(self, examples: Sequence[Asked]) -> Prepared:
         """Tokenise examples; pictures of equal content are encoded once for all that is done with the result.
 
+        Rows have the texts that edits in force put before their questions. If other edits are in force when they are
+        run, they are run with theirs.
+
         Raises:
             PromptError: an example cannot be turned into this model's input.
         """
-        if self._shared is None:
-            return self._preparer.prepare(examples)
-        return self._shared.prepare(self._preparer, examples)
+        shared = self._shared
+        asked = self._preparer.prepare(examples) if shared is None else shared.prepare(self._preparer, examples)
+        return self._teller.told(asked, self._plans(asked, None, ()))
 
     @contextmanager
     def sharing(self) -> Generator[None, None, None]:
@@ -132,6 +137,15 @@ class VLM:
         """Encode all pictures now and together; else it is done as they are needed."""
         with torch.no_grad():
             self._feeder.features(list(prepared.pictures), prepared)
+
+    def features(self, prepared: Prepared) -> list[Tensor | None]:
+        """What of every row's pictures enters the token stream, [S, D] each; ``None`` without a picture."""
+        keys = (row.picture for row in prepared.rows)
+        return [None if key is None else self._feeder.visual_states(key, prepared) for key in keys]
+
+    def keys(self, prepared: Prepared) -> Tensor:
+        """What rows are compared by, their questions and their pictures (see `Teller.key`): [B, 2, D]."""
+        return torch.stack([self._teller.key(row, prepared) for row in prepared.rows])
 
     def run(
         self,
@@ -158,6 +172,7 @@ class VLM:
                 same edits go on from there.
         """
         plans = self._plans(prepared, edits, ops)
+        prepared = self._teller.told(prepared, plans)
         outputs: dict[int, RowOutput] = {}
         stages = {stage for stage in (first or 0, *keep) if stage > 0}
         for weights, indices in _grouped(plans):
@@ -257,6 +272,7 @@ class VLM:
             suppress_tokens=[self.parts.image_token],  # a picture cannot be said
         )
         plans = self._plans(prepared, edits, ops)
+        prepared = self._teller.told(prepared, plans)
         replies = {
             index: Reply(one.answer.strip(), tuple(self._answered(prepared.rows[index], one.answer)))
             for index, one in enumerate(plans)
@@ -394,10 +410,10 @@ class VLM:
 
 def _grouped(plans: Sequence[Plan]) -> list[tuple[tuple[WeightsOperation, ...], list[int]]]:
     """Indices of the rows that a model has to be run for, by the changes of weights that act on them."""
-    groups: dict[tuple[int, ...], tuple[tuple[WeightsOperation, ...], list[int]]] = {}
+    groups: dict[tuple[int | str, ...], tuple[tuple[WeightsOperation, ...], list[int]]] = {}
     for index, one in enumerate(plans):
         if one.answer is None:
-            key = tuple(id(op) for op in one.weights)
+            key = tuple(shared_change(op) or id(op) for op in one.weights)
             groups.setdefault(key, (one.weights, []))[1].append(index)
     return list(groups.values())
 

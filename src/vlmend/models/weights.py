@@ -20,14 +20,18 @@ from vlmend.errors import EditError
 from vlmend.models.parts import Parts
 from vlmend.models.tensors import disk_names
 
-__all__ = ["Folded", "Weights", "WeightsOperation"]
+__all__ = ["Folded", "Weights", "WeightsOperation", "shared_change"]
 
 _NOWHERE = 1 << 30
 
 
 @runtime_checkable
 class WeightsOperation(Protocol):
-    """An operation that changes weights, by the tensors' names on disk."""
+    """An operation that changes weights, by the tensors' names on disk.
+
+    One may have a name as ``shared``: operations of equal names are the same, and in force once, however many edits
+    hold them.
+    """
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,9 +148,10 @@ class Weights:
     def _folded(self, key: int, parameter: nn.Parameter) -> Tensor | None:
         """The base value of one parameter with all active operations; ``None`` where none touches it."""
         names = [name for name, known in self._parameters.items() if known is parameter]
+        done: set[str] = set()
         value: Tensor | None = None
         for handle in self._active:
-            for operation in handle.operations:
+            for operation in _each_once(handle.operations, done):
                 for name in (name for name in operation.names if name in names):
                     before = _widened(self._pristine.get(key, parameter.detach())) if value is None else value
                     value = operation.fold(name, before)
@@ -223,6 +228,22 @@ class Weights:
 
     def __contains__(self, name: Any) -> bool:
         return name in self._parameters
+
+
+def _each_once(operations: Iterable[WeightsOperation], done: set[str]) -> Iterable[WeightsOperation]:
+    """The operations without those whose change several edits share (`WeightsOperation`) and that is done already."""
+    for operation in operations:
+        shared = shared_change(operation)
+        if shared is None:
+            yield operation
+        elif shared not in done:
+            done.add(shared)
+            yield operation
+
+
+def shared_change(operation: WeightsOperation) -> str | None:
+    """The name of a change that all edits which hold it make once, together; most have none."""
+    return getattr(operation, "shared", None)
 
 
 def _widened(tensor: Tensor) -> Tensor:
