@@ -13,7 +13,7 @@ from vlmend.evaluation.protocols import DEFAULT, Protocol, Scores
 from vlmend.evaluation.record import ProbeRecord
 from vlmend.evaluation.stats import Estimate, bootstrap, estimate, paired
 
-__all__ = ["Change", "EditCost", "ProbeRecord", "Proof", "Summary", "summarised"]
+__all__ = ["Change", "EditCost", "ProbeRecord", "Proof", "Summary", "summarised", "without_nan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Proof:
             "costs": [asdict(cost) for cost in self.costs],
             "versions": dict(self.versions),
         }
-        return _without_nan(plain)
+        return without_nan(plain)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -171,12 +171,13 @@ def _change(records: Sequence[ProbeRecord], score: Callable[[ProbeRecord], Score
 
 
 def _plain(summary: Mapping[str, Summary]) -> dict[str, Any]:
-    return _without_nan({kind: asdict(one) for kind, one in summary.items()})
+    return without_nan({kind: asdict(one) for kind, one in summary.items()})
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """A value as JSON has it: a mean of nothing is null."""
     if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -5,14 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vlmend.errors import DataError
 
-__all__ = ["SEPARATOR", "Record", "read_records"]
+__all__ = ["SEPARATOR", "Key", "Record", "as_key", "only_once", "read_object", "read_records", "read_text"]
+
+T = TypeVar("T")
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
+Key = int | str
+"""What a record is known by: a number, or a text that is none."""
 
 SEPARATOR = "|"
 """Between several values in one cell of a CSV file."""
@@ -56,6 +64,20 @@ class Record:
             raise self.error("is empty", field)
         return value
 
+    def key(self, field: str) -> Key:
+        """An id that must be there; digits are a number, however they are written."""
+        value = self.fields.get(field)
+        if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+            raise self.error("is missing" if value is None else f"an id was expected, not {_shown(value)}", field)
+        return as_key(value)
+
+    def choice(self, field: str, options: Mapping[str, T]) -> T:
+        """What the one of these words stands for that must be there."""
+        word = self.text(field, needed=True)
+        if word not in options:
+            raise self.error(f"{' or '.join(map(repr, options))} was expected, not {_shown(word)}", field)
+        return options[word]
+
     def texts(self, field: str) -> tuple[str, ...]:
         """A list of strings, or one string that stands for such a list."""
         value = self.fields.get(field, "")
@@ -93,20 +115,62 @@ class Record:
         return Record(self.path, self.index, value, self.line, inside=f"{self.inside}{field}.")
 
 
-def read_records(path: Path) -> list[Record]:
+def as_key(value: Key) -> Key:
+    """A number for digits, so that an id is the same as a value and as the name of a JSON field."""
+    return int(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+
+
+def only_once(records: Sequence[Record], keys: Sequence[Key], field: str = "id") -> None:
+    """That no two records have one id.
+
+    Raises:
+        DataError: two have; names both.
+    """
+    first: dict[Key, int] = {}
+    for record, key in zip(records, keys, strict=True):
+        if first.setdefault(key, record.index) != record.index:
+            raise record.error(f"{key!r} is also the id of record {first[key]}", field)
+
+
+def read_records(path: Path, *, lines: bool = False) -> list[Record]:
     """The records of a file; its name says whether it is JSON lines, a table or (any other) one JSON list.
+
+    Args:
+        path: the file.
+        lines: it is JSON lines, whatever its name says (POPE's are called ``.json``).
 
     Raises:
         DataError: the file cannot be read, is not what its name says, or holds something that is no record.
     """
+    content = read_text(path)
+    return list((_lines if lines else _READERS.get(path.suffix.lower(), _listed))(path, content))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A file that is one JSON object.
+
+    Raises:
+        DataError: it cannot be read, or is something else.
+    """
+    found = _parsed(read_text(path), path)
+    if not isinstance(found, dict):
+        raise DataError(f"an object was expected, not {type(found).__name__}", path=path)
+    return found
+
+
+def read_text(path: Path) -> str:
+    """What is in a text file, line ends as they are.
+
+    Raises:
+        DataError: it cannot be read, or is no text.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            content = file.read()
+            return file.read()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", path=path) from error
     except ValueError as error:
         raise DataError(f"is not UTF-8 text: {error}", path=path) from error
-    return list(_READERS.get(path.suffix.lower(), _listed)(path, content))
 
 
 def _listed(path: Path, content: str) -> Iterator[Record]:

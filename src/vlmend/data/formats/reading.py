@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from vlmend.data.formats.files import Record, read_records
+from vlmend.data.formats.files import Record, only_once, read_records
 from vlmend.data.pictures import case_files, picture_count, picture_files
 from vlmend.data.records import EditCase, Example
 from vlmend.errors import DataError, MissingImageError
@@ -42,10 +42,7 @@ def read_cases(
     root = path.parent if images is None else Path(images)
     records = read_records(path)
     cases = [case(record, root) for record in records]
-    first: dict[str, int] = {}
-    for record, made in zip(records, cases, strict=True):
-        if first.setdefault(made.id, record.index) != record.index:
-            raise record.error(f"'{made.id}' is also the id of record {first[made.id]}", "id")
+    only_once(records, [made.id for made in cases])
     if not check_images:
         return cases
     missing = [(index, file) for index, made in enumerate(cases) for file in case_files(made) if not file.is_file()]
