@@ -24,17 +24,16 @@ cases held out: the mean over kinds of the share of probes that greedy decoding 
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, EditCase
 from vlmend.editors.influence import influences
+from vlmend.editors.lessons import Graded, Unedited, check_of, cross_entropy, divergence, one_of, retargeted
 from vlmend.editors.training import Check
 from vlmend.editors.vead_adapter import Adapter, Live
 from vlmend.editors.vead_placed import Reads, check_pictures_asked, signal
@@ -49,7 +48,6 @@ __all__ = ["Drawn", "Learned", "VEADLesson", "VEADTraining", "mapper_losses"]
 
 _REQUEST, _STAY = "reliability", "kl"
 _AT_ONCE = 64  # cases that are prepared together
-_PLAUSIBLE = 2  # times as many answers as are drawn, to draw them from
 _LEAST = 1e-8  # under a logarithm, as published
 
 
@@ -170,8 +168,9 @@ class VEADLesson:
                 f"{method.heads} heads do not divide the adapter's width {method.width} and the model's {dim}"
             )
         self.above = Above(vlm, self.layers[0])
-        self._before: dict[int, Tensor] = {}
-        self.learned = self._prepared(_retargeted(vlm, learned, method))
+        self._unedited = Unedited(self.above)
+        cases = retargeted(vlm, learned, method.retargets, learns=method.learns, seed=method.seed)
+        self.learned = self._prepared([one for group in cases for one in group])
         self.held = self._prepared(held)
         sizes = (method.width, method.heads, method.gate_width)
         with torch.random.fork_rng(devices=[]):
@@ -210,15 +209,15 @@ class VEADLesson:
             [row for *_, row in (*must, *stay)], [edits[place].ops for _, place, _ in (*must, *stay)]
         )
         terms = {
-            f"ce {kind}": _cross_entropy(
+            f"ce {kind}": cross_entropy(
                 [logits for logits, (one, *_) in zip(found, must, strict=False) if one == kind],
                 [row for one, _, row in must if one == kind],
             )
             for kind in dict.fromkeys(kind for kind, *_ in must)
         }
         if stay:
-            before = self._unedited([row for *_, row in stay])
-            terms[_STAY] = method.keep_weight * _divergence(before, found[len(must) :])
+            before = self._unedited.of([row for *_, row in stay])
+            terms[_STAY] = method.keep_weight * divergence(before, found[len(must) :])
         if method.gate_width and method.mapper_weight:
             some = slice(method.mapped)
             for name, loss in self._mapper(cases[some], edits[some], drawn[some]).items():
@@ -228,30 +227,15 @@ class VEADLesson:
     @torch.no_grad()
     def check(self) -> Check:
         """Teacher-forced, on the cases held out: the share of rows all of whose tokens are likeliest, by kind."""
-        right: dict[str, list[float]] = {}
-        losses: dict[str, list[float]] = {}
+        return check_of(self._graded())
+
+    def _graded(self) -> Iterator[Graded]:
         for case in self.held:
             edit = self._edit(case)
             kinds = [(kind, row) for kind, rows in (*case.must.items(), *case.stay.items()) for row in rows]
             found = self.above.run([row for _, row in kinds], [edit.ops] * len(kinds))
             for (kind, row), logits_NV in zip(kinds, found, strict=True):
-                before_NV = self._unedited([row])[0] if kind in case.stay else None
-                target_N = row.target_N.to(logits_NV.device) if before_NV is None else before_NV.argmax(-1)
-                right.setdefault(kind, []).append(float((logits_NV.argmax(-1) == target_N).all()))
-                loss = (
-                    _cross_entropy([logits_NV], [row]) if before_NV is None else _divergence([before_NV], [logits_NV])
-                )
-                losses.setdefault(kind, []).append(float(loss))
-        shares = {kind: _mean(some) for kind, some in right.items()}
-        return Check(_mean(list(shares.values())), sum(_mean(some) for some in losses.values()), shares)
-
-    @torch.no_grad()
-    def _unedited(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Log-probabilities before any edit; found once for each row."""
-        if fresh := [row for row in rows if id(row) not in self._before]:
-            for row, logits_NV in zip(fresh, self.above.run(fresh, [()] * len(fresh)), strict=True):
-                self._before[id(row)] = logits_NV.log_softmax(-1)
-        return [self._before[id(row)] for row in rows]
+                yield Graded(kind, row, logits_NV, self._unedited.of([row])[0] if kind in case.stay else None)
 
     def _mapper(self, cases: Sequence[Learned], edits: Sequence[_Edit], drawn: Sequence[Drawn]) -> dict[str, Tensor]:
         """Its losses, each the sum over layers with an adapter."""
@@ -281,8 +265,8 @@ class VEADLesson:
         count = int(case.request.visual_T.sum())
         rows = [row for some in case.must.values() for row in some if int(row.visual_T.sum()) == count]
         away = [row for some in case.stay.values() for row in some]
-        shown = rows[_one_of(len(rows), draw)]
-        hidden = away[_one_of(len(away), draw)] if away else None
+        shown = rows[one_of(len(rows), draw)]
+        hidden = away[one_of(len(away), draw)] if away else None
         most = min(count, int(hidden.visual_T.sum())) if hidden is not None else count
         tokens_K = torch.randperm(most, generator=draw)[: self._method.samples]
         shape = (self._method.draws, len(tokens_K), len(self._vlm.parts.norm.weight))  # type: ignore[arg-type]
@@ -330,46 +314,6 @@ class VEADLesson:
         return made
 
 
-def _retargeted(vlm: VLM, cases: Sequence[EditCase], method: VEADTraining) -> list[EditCase]:
-    """Every case, followed by the same with other targets at all that must follow.
-
-    These are drawn from the answers that the model holds likeliest there, by their first tokens: a country is asked
-    for and a country is answered.
-    """
-    answers = sorted({e.answer for c in cases for e in (c.request, *(p.example for p in c.probes)) if e.answer})
-    if not method.retargets or not answers:
-        return list(cases)
-    rng = random.Random(method.seed)
-    made: list[EditCase] = []
-    for start in range(0, len(cases), _AT_ONCE):
-        some = cases[start : start + _AT_ONCE]
-        prepared = vlm.prepare([case.request for case in some])
-        opening = torch.stack([vlm.following(prepared.rows[0], answer).target_N[0] for answer in answers])
-        with torch.no_grad():
-            outputs = vlm.run(prepared).rows
-        for case, output in zip(some, outputs, strict=True):
-            order = output.logits_NV[0].cpu()[opening].argsort(descending=True, stable=True).tolist()
-            others = [answers[at] for at in order if _like_length(answers[at], case.request.answer or "")]
-            likely = others[: _PLAUSIBLE * method.retargets]
-            made.append(case)
-            made += [_with_target(case, one, method) for one in rng.sample(likely, min(method.retargets, len(likely)))]
-    return made
-
-
-def _with_target(case: EditCase, answer: str, method: VEADTraining) -> EditCase:
-    probes = tuple(
-        replace(probe, example=replace(probe.example, answer=answer)) if probe.kind in method.learns else probe
-        for probe in case.probes
-    )
-    return replace(case, request=replace(case.request, answer=answer), probes=probes)
-
-
-def _like_length(one: str, other: str) -> bool:
-    """Whether two answers differ, by less than half in their number of words."""
-    short, long = sorted(len(text.split()) for text in (one, other))
-    return one != other and long < 2 * short
-
-
 def mapper_losses(shown: Sequence[Tensor], hidden: Sequence[Tensor], target: Sequence[Tensor]) -> dict[str, Tensor]:
     """L_rank, L_up and L_down, unweighted.
 
@@ -396,23 +340,3 @@ class _Edit:
     @property
     def ops(self) -> tuple[Live, ...]:
         return tuple(Live(layer, tensors, self.heads) for layer, tensors in self.at.items())
-
-
-def _cross_entropy(logits: Sequence[Tensor], rows: Sequence[Row]) -> Tensor:
-    """Mean over all rows' target tokens, in nats."""
-    joined = torch.cat(list(logits))
-    return functional.cross_entropy(joined, torch.cat([row.target_N for row in rows]).to(joined.device))
-
-
-def _divergence(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
-    """KL(before || after) of log-probabilities and logits, mean over all rows' target tokens, in nats."""
-    before_NV, after_NV = torch.cat(list(before)), torch.cat(list(after)).log_softmax(-1)
-    return (before_NV.exp() * (before_NV - after_NV)).sum(-1).mean()
-
-
-def _one_of(count: int, draw: torch.Generator) -> int:
-    return int(torch.randint(count, (), generator=draw))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
