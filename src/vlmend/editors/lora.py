@@ -8,17 +8,17 @@ targets, end tokens included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
 
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.choosing import layers_for_weights
 from vlmend.editors.fitting import answer_loss, descend
+from vlmend.editors.low_rank import factors_for, product
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import WeightOp
 from vlmend.models.parts import LayerSpec
@@ -68,8 +68,8 @@ class LoRA:
         linears = vlm.weights.linears(vlm.parts.modules(layers, self.modules))
         first = vlm.weights.stage(linears)
         draw = torch.Generator().manual_seed(self.seed)
-        factors = {name: self._factors(linear, draw) for name, linear in linears.items()}
-        with added({linears[name]: _product(left, right) for name, (left, right) in factors.items()}):
+        factors = {name: factors_for(linear, self.rank, self.alpha, draw) for name, linear in linears.items()}
+        with added({linears[name]: product(left, right) for name, (left, right) in factors.items()}):
             descend(
                 [factor for pair in factors.values() for factor in pair],
                 lambda: answer_loss(vlm.run(prepared, grad=True, first=first)),
@@ -82,15 +82,3 @@ class LoRA:
             for name, (left, right) in factors.items()
         }
         return edit_of(self, vlm, cases, [WeightOp.low_rank(low_rank)], chosen)
-
-    def _factors(self, linear: nn.Linear, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """B and alpha/r A, [out, r] and [r, in]: the edit stores them as they act."""
-        scale = self.alpha / self.rank
-        right = torch.randn(self.rank, linear.in_features, generator=draw) * scale / linear.in_features**0.5
-        left = torch.zeros(linear.out_features, self.rank)
-        device = linear.weight.device
-        return left.to(device).requires_grad_(True), right.to(device).requires_grad_(True)
-
-
-def _product(left: Tensor, right: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda x: (x.to(right.dtype) @ right.T @ left.T).to(x.dtype)
