@@ -19,6 +19,7 @@ __all__ = ["CONTROLS", "EDITORS", "Editor", "check_cases", "edit_of", "editor", 
 EDITORS = {
     "ft": "vlmend.editors.ft:FT",
     "lora": "vlmend.editors.lora:LoRA",
+    "mend": "vlmend.editors.mend:MEND",
     "t-patcher": "vlmend.editors.t_patcher:TPatcher",
     "vead": "vlmend.editors.vead:VEAD",
     "vead-memory": "vlmend.editors.vead_memory:VEADMemory",
