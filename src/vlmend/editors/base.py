@@ -18,6 +18,7 @@ __all__ = ["CONTROLS", "EDITORS", "Editor", "check_cases", "edit_of", "editor", 
 
 EDITORS = {
     "ft": "vlmend.editors.ft:FT",
+    "ke": "vlmend.editors.ke:KE",
     "lora": "vlmend.editors.lora:LoRA",
     "mend": "vlmend.editors.mend:MEND",
     "t-patcher": "vlmend.editors.t_patcher:TPatcher",

@@ -15,20 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-from torch import nn
-
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
-from vlmend.editors.gradients import Changes, gradients_of, low_rank_op
+from vlmend.editors.changing import Changer
 from vlmend.editors.mend_network import MENDNetwork
 from vlmend.editors.shelf import Trained, trained_for
 from vlmend.edits.edit import Edit
-from vlmend.errors import EditFormatError
 from vlmend.models.vlm import VLM
 
 __all__ = ["MEND"]
@@ -60,51 +56,22 @@ class MEND:
                 is no network for the model.
         """
         check_cases(cases)
-        read = self._read(vlm)
-        linears = read.linears(vlm)
-        changes = [self._changes(vlm, case, read.network, linears) for case in cases]
-        return edit_of(self, vlm, cases, [low_rank_op(linears, changes)])
+        changer = self._changer(vlm)
+        made = changer.operation(vlm, cases, lambda _, gradients: changer.network(gradients))
+        return edit_of(self, vlm, cases, [made])
 
-    @staticmethod
-    def _changes(vlm: VLM, case: EditCase, network: MENDNetwork, linears: Mapping[str, nn.Linear]) -> Changes:
-        gradients = gradients_of(vlm, vlm.prepare([case.request]), linears, case.id)
-        with torch.no_grad():
-            return network(gradients)
-
-    def _read(self, vlm: VLM) -> _Read:
+    def _changer(self, vlm: VLM) -> Changer[MENDNetwork]:
         if vlm.fingerprint not in self._loaded:
-            self._loaded[vlm.fingerprint] = _Read.of(trained_for(self.name, vlm, self.weights), vlm)
+            trained = trained_for(self.name, vlm, self.weights)
+            build = partial(_sized, trained)
+            self._loaded[vlm.fingerprint] = Changer[MENDNetwork].read(trained, vlm, build)
         return self._loaded[vlm.fingerprint]
 
     @cached_property
-    def _loaded(self) -> dict[str, _Read]:
+    def _loaded(self) -> dict[str, Changer[MENDNetwork]]:
         """Networks that were read, by the fingerprint of their model."""
         return {}
 
 
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """A trained network, and the layers it is for."""
-
-    network: MENDNetwork
-    layers: tuple[int, ...]
-    modules: tuple[str, ...]
-
-    @classmethod
-    def of(cls, trained: Trained, vlm: VLM) -> _Read:
-        """Out of what was saved.
-
-        Raises:
-            EditFormatError: these are no weights of such a network.
-        """
-        try:
-            facts = trained.facts
-            shapes = {name: (int(out), int(width)) for name, (out, width) in facts["shapes"].items()}
-            network = MENDNetwork.sized(facts["groups"], shapes, trained.tensors)
-            return cls(network.to(vlm.device), tuple(facts["layers"]), tuple(facts["modules"]))
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise EditFormatError(f"the weights for '{trained.editor}' are no network's: {error}") from error
-
-    def linears(self, vlm: VLM) -> dict[str, nn.Linear]:
-        """On-disk name of its weight -> layer."""
-        return vlm.weights.linears(vlm.parts.modules(self.layers, self.modules))
+def _sized(trained: Trained, shapes: Mapping[str, tuple[int, int]]) -> MENDNetwork:
+    return MENDNetwork.sized(trained.facts["groups"], shapes, trained.tensors)

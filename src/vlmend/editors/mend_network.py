@@ -162,7 +162,7 @@ class MENDNetwork(nn.Module):
         rank = max(len(tensors[f"networks.{at}.maps.0.into"]) for at in range(len(groups)))
         made = cls(groups, shapes, rank)
         made.load_state_dict(dict(tensors))
-        return made.requires_grad_(False)
+        return made
 
     def measure(self, edits: Iterable[Mapping[str, Gradient]]) -> None:
         """Take every network's normalisation from the gradients of some edits."""

@@ -25,6 +25,7 @@ import torch
 
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY, EditCase
 from vlmend.editors.changes_lesson import ChangesLesson, learned_from
+from vlmend.editors.changing import Layers
 from vlmend.editors.lessons import retargeted
 from vlmend.editors.mend_network import MENDNetwork, grouped
 from vlmend.errors import EditError
@@ -86,17 +87,17 @@ class MENDTraining:
         """
         if self.rank < 1 or self.lr <= 0 or self.alpha_lr <= 0:
             raise EditError("rank, lr and alpha_lr must be above 0")
-        layers = vlm.parts.layer_indices(self.layers)
-        linears = vlm.weights.linears(vlm.parts.modules(layers, self.modules))
-        shapes = {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
-        groups = grouped(shapes, shared=self.shared)
+        layers = Layers.found(vlm, self.layers, self.modules)
+        groups = grouped(layers.shapes, shared=self.shared)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = MENDNetwork(groups, shapes, self.rank, -self.alpha, self.alpha_lr / self.lr)
+            network = MENDNetwork(groups, layers.shapes, self.rank, -self.alpha, self.alpha_lr / self.lr)
         network.to(vlm.device)
         cases = retargeted(vlm, learned, self.retargets, learns=self.learns, seed=self.seed)
-        known = learned_from(self, vlm, [one for some in cases for one in some], linears)
+        known = learned_from(self, vlm, [one for some in cases for one in some], layers.linears)
         network.measure(case.gradients for case in known)
-        facts = {"layers": list(layers), "modules": list(self.modules), "groups": groups, "shapes": shapes}
-        unseen = learned_from(self, vlm, held, linears)
-        return ChangesLesson(self, vlm, linears, network, lambda case: network(case.gradients), facts, known, unseen)
+        facts = {**layers.facts, "groups": groups}
+        unseen = learned_from(self, vlm, held, layers.linears)
+        return ChangesLesson(
+            self, vlm, layers.linears, network, lambda case: network(case.gradients), facts, known, unseen
+        )
