@@ -37,11 +37,11 @@ TAUGHT = ("visual-exemplar",)
 QUICK_TRAINING: dict[str, dict[str, Any]] = {
     "ke": {
         "layers": [2, 3], "modules": ("mlp",), "hidden": 16, "condition": 16, "learns": (), "keeps": (),
-        "lr": 2e-2, "steps": 60, "check_every": 60, "batch": 3, "held_out": 0.1,
+        "lr": 3e-2, "steps": 30, "check_every": 30, "batch": 3, "held_out": 0.1,
     },
     "mend": {
         "layers": [2, 3], "modules": ("mlp",), "rank": 16, "learns": (), "keeps": (), "request_weight": 1.0,
-        "lr": 1e-3, "alpha": 2e-3, "alpha_lr": 2e-4, "steps": 40, "check_every": 40, "batch": 3, "held_out": 0.1,
+        "lr": 1e-3, "alpha": 2e-3, "alpha_lr": 2e-4, "steps": 30, "check_every": 30, "batch": 3, "held_out": 0.1,
     },
     "vead": {
         "layers": [0, 1, 2], "width": 48, "heads": 4, "gate_width": 0, "learns": (), "keeps": (),
