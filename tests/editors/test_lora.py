@@ -37,6 +37,16 @@ def test_folded_weights_do_what_the_fit_saw(llava, cases):
     assert loss(30) < loss(5) < loss(0)
 
 
+@pytest.mark.parametrize("modules", ["connector", "vision"])
+def test_outside_the_decoder(llava, cases, modules):
+    """Gradients reach factors beside layers that pictures pass before."""
+    edit = replace(QUICK, modules=(modules,)).fit(llava, cases[:1])
+    prepared = llava.prepare([cases[0].request])
+    before, after = (llava.run(prepared, one).rows[0] for one in (None, edit))
+    losses = [float(torch.nn.functional.cross_entropy(one.logits_NV, one.target_N)) for one in (before, after)]
+    assert losses[1] < losses[0]
+
+
 def test_the_seed_draws(llava, cases):
     one, two = (replace(QUICK, seed=seed).fit(llava, cases[:1]) for seed in (0, 1))
     assert one.id != two.id

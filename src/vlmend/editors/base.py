@@ -18,8 +18,10 @@ __all__ = ["CONTROLS", "EDITORS", "Editor", "check_cases", "edit_of", "editor", 
 
 EDITORS = {
     "ft": "vlmend.editors.ft:FT",
+    "ke": "vlmend.editors.ke:KE",
     "lora": "vlmend.editors.lora:LoRA",
     "lte": "vlmend.editors.lte:LTE",
+    "mend": "vlmend.editors.mend:MEND",
     "t-patcher": "vlmend.editors.t_patcher:TPatcher",
     "vead": "vlmend.editors.vead:VEAD",
     "vead-memory": "vlmend.editors.vead_memory:VEADMemory",

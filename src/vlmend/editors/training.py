@@ -32,7 +32,9 @@ from vlmend.runs import Run
 __all__ = ["TRAINABLE", "Check", "Lesson", "Trainable", "train", "trainable_class"]
 
 TRAINABLE = {
+    "ke": "vlmend.editors.ke_training:KETraining",
     "lte": "vlmend.editors.lte_training:LTETraining",
+    "mend": "vlmend.editors.mend_training:MENDTraining",
     "vead": "vlmend.editors.vead_training:VEADTraining",
     "vead-memory": "vlmend.editors.vead_memory_training:VEADMemoryTraining",
 }

@@ -19,6 +19,7 @@ from transformers import GenerationConfig, GenerationMixin
 from vlmend.errors import PartsError
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Batch, Features, Prepared
+from vlmend.models.trace import hooked
 
 __all__ = ["Feeder", "feeder_of"]
 
@@ -88,10 +89,12 @@ class Feeder:
     def features(self, keys: Sequence[str], prepared: Prepared) -> list[Any]:
         """The encoder's outputs of pictures, each encoded once for as long as the weights outside the decoder stay.
 
-        While those weights are being trained, pictures are encoded anew so that gradients reach them.
+        While those weights are being trained, pictures are encoded anew so that gradients reach them; and while
+        hooks watch or change what encodes them, which see every run and leave nothing behind.
         """
         distinct = list(dict.fromkeys(keys))
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._outside):
+        trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._outside)
+        if trained or hooked(self._parts.vision) or hooked(self._parts.connector):
             fresh = self._encode(distinct, prepared)
             return [fresh[key] for key in keys]
         cache = prepared.features

@@ -1,0 +1,90 @@
+"""Gradients in factored form are the gradients, wherever the layers stand, and what is made of them acts as factors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vlmend import Edit, Example
+from vlmend.editors.fitting import answer_loss
+from vlmend.editors.gradients import Gradient, gradients_of, in_force, low_rank_op
+from vlmend.errors import EditError
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-4) -> None:
+    torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * float(wanted.abs().max()))
+
+
+def test_by_hand():
+    """A token with no input, or no gradient, adds nothing."""
+    one = Gradient.of(torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 0.0]]), torch.tensor([[1.0], [5.0], [0.0]]))
+    assert one.inputs_TI.tolist() == [[1.0, 2.0]] and one.deltas_TO.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("modules", [("mlp",), ("attn", "mlp.down", "connector")])
+def test_they_are_the_weights_gradients(vlm, cases, modules):
+    linears = vlm.weights.linears(vlm.parts.modules([1, 3], modules))
+    prepared = vlm.prepare([cases[0].request])
+    found = gradients_of(vlm, prepared, linears, "one")
+    with vlm.weights.borrowed(linears) as parameters:
+        answer_loss(vlm.run(vlm.prepare([cases[0].request]), grad=True)).backward()
+        wanted = {name: parameter.grad.clone() for name, parameter in parameters.items()}
+    assert found.keys() == wanted.keys()
+    for name, one in found.items():
+        close(one.deltas_TO.T @ one.inputs_TI, wanted[name])
+    again = gradients_of(vlm, prepared, linears, "one")  # from the kept states on
+    assert all(torch.allclose(one.deltas_TO, again[name].deltas_TO, atol=1e-6) for name, one in found.items())
+
+
+def test_only_what_predicts_is_kept_of_the_last_layer(llava, cases):
+    last, before = (llava.weights.linears(llava.parts.modules([layer], ["mlp.down"])) for layer in (3, 2))
+    prepared = llava.prepare([cases[1].request])
+    (short,), (long,) = (gradients_of(llava, prepared, some, "one").values() for some in (last, before))
+    row = prepared.rows[0]
+    assert len(short.inputs_TI) == len(row.target_N)
+    assert len(long.inputs_TI) == len(row.ids_T) + len(row.target_N) - 1
+
+
+def test_factors_in_force_are_the_edit(vlm, cases):
+    """Beside the layers, and as an operation folded into the weights, they make the same logits."""
+    linears = vlm.weights.linears(vlm.parts.modules([2], ["mlp", "connector"]))
+    prepared = vlm.prepare([cases[0].request])
+    changes = {
+        name: (-0.1 * one.deltas_TO.T, one.inputs_TI)
+        for name, one in gradients_of(vlm, prepared, linears, "one").items()
+    }
+    edit = Edit(vlm.fingerprint, (low_rank_op(linears, [changes]),))
+    with in_force(linears, changes):
+        beside = vlm.run(prepared).rows[0].logits_NV
+    folded = vlm.run(prepared, edit).rows[0].logits_NV
+    close(beside, folded)
+    assert not torch.allclose(folded, vlm.run(prepared).rows[0].logits_NV, atol=1e-4)
+
+
+def test_refusals(llava, cases, picture):
+    connector = llava.weights.linears(llava.parts.modules([0], ["connector"]))
+    blind = llava.prepare([replace(cases[0].request, image=None)])
+    with pytest.raises(EditError, match="none of the layers to be edited has a part in the answer of case 'case-0'"):
+        gradients_of(llava, blind, connector, "case-0")
+    broken = {name: (torch.full((linear.out_features, 1), torch.nan), torch.ones(1, linear.in_features))
+              for name, linear in connector.items()}  # fmt: skip
+    with pytest.raises(EditError, match=r"the change of '.*' is not finite"):
+        low_rank_op(connector, [broken])
+
+
+@pytest.mark.parametrize("modules", ["connector", "vision"])
+def test_what_changes_the_encoder_is_seen(llava, picture, modules):
+    """Features of pictures are not kept while something acts on what encodes them."""
+    linears = llava.weights.linears(llava.parts.modules([0], [modules]))
+    prepared = llava.prepare([Example("what ?", picture(1), "red")])
+    before = llava.run(prepared).rows[0].logits_NV
+    draw = torch.Generator().manual_seed(0)
+    changes = {
+        name: (torch.randn(one.out_features, 1, generator=draw), torch.randn(1, one.in_features, generator=draw))
+        for name, one in linears.items()
+    }
+    with in_force(linears, changes):
+        assert not torch.allclose(llava.run(prepared).rows[0].logits_NV, before, atol=1e-2)
+    assert torch.equal(llava.run(prepared).rows[0].logits_NV, before)
