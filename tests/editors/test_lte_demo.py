@@ -20,9 +20,10 @@ def test_it_heeds_what_it_is_told_and_leaves_the_rest() -> None:
     mended = ("reliability", "text_generality", "image_generality")
     for after in (told, seldom):  # what is in scope is told in both
         assert min(after[kind] for kind in mended) >= 0.5
-    kept = ("text_locality", "image_locality", "no_image_locality", "same_image_locality")
-    assert min(seldom[kind] for kind in kept) >= 0.7
-    assert all(seldom[kind] >= told[kind] for kind in kept)
+    kept = ("text_locality", "image_locality", "same_image_locality")
+    assert min(seldom[kind] for kind in kept) >= 0.75
+    # The same question without a picture reads like one in scope; what is not told still has what was taught in force.
+    assert all(seldom[kind] >= told[kind] for kind in (*kept, "no_image_locality"))
     with vlm.using(vlmend.editor("lte", top=1).fit(vlm, cases)):
         rows = vlm.prepare([case.request for case in cases]).rows
     assert all(f" {case.request.answer}\n" in row.before for case, row in zip(cases, rows, strict=True))
