@@ -47,7 +47,7 @@ class VEADMemory:
         weights: folder of keys and an adapter that were trained for the model, or of several such folders; ``None`` for
             those that come with the package.
         bar: how far a prompt must agree with an edit's key, up to 1; ``None``: as was best on the cases held out.
-        steps: AdamW steps on the request; 0 to keep what the adapter makes.
+        steps: AdamW steps on the request, at most; 0 to keep what the adapter makes.
         lr: learning rate, as a multiple of the tensors' mean absolute value.
         stop_loss: stop when the loss is below it; 0 to take all steps.
     """
@@ -56,7 +56,7 @@ class VEADMemory:
 
     weights: str | None = None
     bar: float | None = None
-    steps: int = 40
+    steps: int = 100
     lr: float = 0.1
     stop_loss: float = 0.02
 
