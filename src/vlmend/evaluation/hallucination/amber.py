@@ -34,7 +34,7 @@ from vlmend.data.objects import Vocabulary
 from vlmend.data.questions import Answer, Description, Key, YesNo, YesNoQuestion
 from vlmend.errors import UnknownNameError, VlmendError
 from vlmend.evaluation.hallucination.answering import answered
-from vlmend.evaluation.hallucination.rates import length, rate, words_in
+from vlmend.evaluation.hallucination.rates import estimates_of, length, rate, words_in
 from vlmend.evaluation.hallucination.yes_no import YesNoProtocol, YesNoResult, asked, first_word
 from vlmend.evaluation.proof import without_nan
 from vlmend.evaluation.stats import Estimate
@@ -154,6 +154,11 @@ class AmberResult:
     cog: Estimate
     words: Estimate
     records: tuple[DescriptionRecord, ...]
+
+    @property
+    def rates(self) -> dict[str, Estimate]:
+        """Name -> rate, with coverage and length among them."""
+        return estimates_of(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a mean of nothing is null."""

@@ -35,11 +35,12 @@ from vlmend.evaluation.hallucination.naming import (
     lemma_of_list,
     lists_2018,
 )
-from vlmend.evaluation.hallucination.rates import length, rate, words_in
+from vlmend.evaluation.hallucination.rates import estimates_of, length, rate, words_in
 from vlmend.evaluation.proof import without_nan
 from vlmend.evaluation.stats import Estimate
 
 __all__ = [
+    "DEFAULT",
     "PROTOCOLS",
     "CaptionRecord",
     "ChairProtocol",
@@ -47,8 +48,11 @@ __all__ = [
     "chair",
     "fingerprint",
     "judged",
+    "protocol_of",
     "true_objects",
 ]
+
+DEFAULT = "chair"
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,11 @@ class ChairResult:
     words: Estimate
     records: tuple[CaptionRecord, ...]
 
+    @property
+    def rates(self) -> dict[str, Estimate]:
+        """Name -> rate, with coverage and length among them."""
+        return estimates_of(self)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a mean of nothing is null."""
         return without_nan(asdict(self))
@@ -116,7 +125,7 @@ def chair(
     captions: Iterable[Answer],
     objects: Mapping[Key, Collection[str]],
     *,
-    protocol: str = "chair",
+    protocol: str = DEFAULT,
     synonyms: str | None = None,
 ) -> ChairResult:
     """CHAIR of captions.
@@ -131,8 +140,8 @@ def chair(
         UnknownNameError: there is no such protocol.
         VlmendError: it is not known what a picture shows.
     """
-    words = read_synonyms() if synonyms is None else synonyms
-    namer, way = _namer(protocol, words), PROTOCOLS[protocol]
+    words, way = read_synonyms() if synonyms is None else synonyms, protocol_of(protocol)
+    namer = _namer(protocol, words)
     given = list(captions)
     known((one.id for one in given), objects)
     records = tuple(judged(one, namer.find(one.text), objects[one.id]) for one in given)
@@ -153,7 +162,7 @@ def true_objects(
     instances: Mapping[Key, Collection[str]],
     captions: Mapping[Key, Sequence[str]],
     *,
-    protocol: str = "chair",
+    protocol: str = DEFAULT,
     synonyms: str | None = None,
 ) -> dict[Key, frozenset[str]]:
     """Picture -> what it shows: its annotated categories, and the objects that its reference captions name.
@@ -186,6 +195,17 @@ def judged(caption: Answer, mentions: Sequence[Named], truth: Collection[str]) -
     )
 
 
+def protocol_of(name: str) -> ChairProtocol:
+    """A protocol of CHAIR by its name.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if name not in PROTOCOLS:
+        raise UnknownNameError("CHAIR protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]
+
+
 def fingerprint(text: str) -> str:
     """What tells a list of words from another one."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -193,9 +213,7 @@ def fingerprint(text: str) -> str:
 
 @lru_cache(maxsize=8)
 def _namer(protocol: str, synonyms: str) -> Namer:
-    if protocol not in PROTOCOLS:
-        raise UnknownNameError("CHAIR protocol", protocol, PROTOCOLS)
-    return PROTOCOLS[protocol].namer(synonyms)
+    return protocol_of(protocol).namer(synonyms)
 
 
 def _category(namer: Namer, name: str) -> str:

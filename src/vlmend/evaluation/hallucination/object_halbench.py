@@ -28,7 +28,7 @@ from vlmend.errors import UnknownNameError
 from vlmend.evaluation.hallucination.answering import known
 from vlmend.evaluation.hallucination.chair import CaptionRecord, fingerprint, judged
 from vlmend.evaluation.hallucination.naming import Named, PublishedWords, lemma_of_list, pairs_of, stripped_lists
-from vlmend.evaluation.hallucination.rates import length, rate, words_in
+from vlmend.evaluation.hallucination.rates import estimates_of, length, rate, words_in
 from vlmend.evaluation.proof import without_nan
 from vlmend.evaluation.stats import Estimate
 
@@ -83,6 +83,11 @@ class ObjectHalBenchResult:
     recall: Estimate
     words: Estimate
     records: tuple[CaptionRecord, ...]
+
+    @property
+    def rates(self) -> dict[str, Estimate]:
+        """Name -> rate, with coverage and length among them."""
+        return estimates_of(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a mean of nothing is null."""

@@ -17,7 +17,9 @@ from vlmend.data.questions import Answer, YesNo, YesNoQuestion
 from vlmend.errors import UnknownNameError
 from vlmend.evaluation.hallucination.yes_no import YesNoProtocol, YesNoResult, asked, first_word
 
-__all__ = ["PROTOCOLS", "pope", "published_reading"]
+__all__ = ["DEFAULT", "PROTOCOLS", "pope", "protocol_of", "published_reading"]
+
+DEFAULT = "pope-first-word"
 
 _NO = frozenset({"No", "not", "no"})
 
@@ -37,15 +39,22 @@ PROTOCOLS: Mapping[str, YesNoProtocol] = {
 }
 
 
-def pope(
-    questions: Sequence[YesNoQuestion], answers: Iterable[Answer], *, protocol: str = "pope-first-word"
-) -> YesNoResult:
+def pope(questions: Sequence[YesNoQuestion], answers: Iterable[Answer], *, protocol: str = DEFAULT) -> YesNoResult:
     """Score answers to the questions of a POPE file; yes is the positive answer.
 
     Raises:
         UnknownNameError: there is no such protocol.
         VlmendError: questions and answers do not belong together one by one.
     """
-    if protocol not in PROTOCOLS:
-        raise UnknownNameError("POPE protocol", protocol, PROTOCOLS)
-    return asked(questions, answers, PROTOCOLS[protocol])
+    return asked(questions, answers, protocol_of(protocol))
+
+
+def protocol_of(name: str) -> YesNoProtocol:
+    """A protocol of POPE by its name.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if name not in PROTOCOLS:
+        raise UnknownNameError("POPE protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]

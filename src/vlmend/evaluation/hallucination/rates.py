@@ -7,11 +7,13 @@ independent. The order of the answers never matters.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
 
 from vlmend.data.formats.files import Key
 from vlmend.evaluation.stats import Estimate, bootstrap, estimate
 
-__all__ = ["length", "rate", "words_in"]
+__all__ = ["estimates_of", "length", "rate", "words_in"]
 
 
 def rate(hits: Iterable[tuple[Key, bool]]) -> Estimate:
@@ -27,6 +29,12 @@ def length(words: Iterable[tuple[Key, int]]) -> Estimate:
     """Mean number of words of (picture, words in an answer), by the bootstrap over pictures."""
     ordered = sorted(words, key=_place)
     return bootstrap([float(count) for _, count in ordered], [picture for picture, _ in ordered])
+
+
+def estimates_of(result: Any) -> dict[str, Estimate]:
+    """The fields of a frozen result that are estimates, in their order."""
+    values = ((one.name, getattr(result, one.name)) for one in fields(result))
+    return {name: value for name, value in values if isinstance(value, Estimate)}
 
 
 def words_in(text: str) -> int:

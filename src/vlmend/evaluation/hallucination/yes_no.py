@@ -9,7 +9,7 @@ from typing import Any
 
 from vlmend.data.questions import YES_NO, Answer, Key, YesNo, YesNoQuestion
 from vlmend.evaluation.hallucination.answering import answered
-from vlmend.evaluation.hallucination.rates import length, rate, words_in
+from vlmend.evaluation.hallucination.rates import estimates_of, length, rate, words_in
 from vlmend.evaluation.proof import without_nan
 from vlmend.evaluation.stats import Estimate
 
@@ -99,6 +99,11 @@ class YesNoResult:
     scores: YesNoScores
     kinds: Mapping[str, YesNoScores]
     records: tuple[YesNoRecord, ...]
+
+    @property
+    def rates(self) -> dict[str, Estimate]:
+        """Name -> rate, with coverage and length among them."""
+        return estimates_of(self.scores)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a mean of nothing is null."""

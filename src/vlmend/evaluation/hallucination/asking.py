@@ -1,0 +1,139 @@
+"""A model's answers to a suite of questions, in batches, into a run that goes on where it was cut short."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vlmend.data.questions import Answer, Key, YesNoQuestion
+from vlmend.data.records import Example
+from vlmend.errors import DataError, MissingImageError
+from vlmend.evaluation.hallucination.pope import DEFAULT, pope, protocol_of
+from vlmend.evaluation.stats import Estimate
+from vlmend.models.vlm import VLM
+
+__all__ = ["Log", "Result", "Suite", "answers_to", "pope_suite"]
+
+BATCH = 32  # questions prepared together; those on one picture share its encoding
+
+
+class Result(Protocol):
+    """What every measurement of hallucination has."""
+
+    @property
+    def protocol(self) -> str:
+        """Its protocol's name."""
+        ...
+
+    @property
+    def rates(self) -> Mapping[str, Estimate]:
+        """Name -> rate, with coverage and length among them."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain JSON values."""
+        ...
+
+
+class Log(Protocol):
+    """Where answers are kept as they come: a run, or a part of one (``vlmend.runs``)."""
+
+    @property
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """Those that are kept already."""
+        ...
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Keep one more."""
+        ...
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Questions to a model, and what makes a result of its answers.
+
+    Attributes:
+        name: what it is asked for by.
+        asked: (id, example) of every question; ids are unique.
+        score: the result of an answer to each.
+    """
+
+    name: str
+    asked: Sequence[tuple[Key, Example]]
+    score: Callable[[Sequence[Answer]], Result]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what is asked about what, in order; pictures in files count by their names, wherever they lie."""
+        digest = hashlib.blake2b(digest_size=8)
+        for key, example in self.asked:
+            digest.update(repr((key, example.question, example.answer)).encode())
+            for picture in example.pictures:
+                content = picture.name.encode() if isinstance(picture, Path) else _pixels(picture)
+                digest.update(content)
+        return digest.hexdigest()
+
+
+def answers_to(vlm: VLM, suite: Suite, log: Log, *, max_new_tokens: int, progress: Callable[[], None]) -> list[Answer]:
+    """Greedy answers to every question of a suite; those that the log has are not asked again.
+
+    Args:
+        vlm: the model, with whatever edits are in force.
+        suite: the questions.
+        log: gets ``id`` and ``response`` of every answer, batch by batch.
+        max_new_tokens: longest answer.
+        progress: called once for every question answered now.
+    """
+    said: dict[Key, str] = {record["id"]: record["response"] for record in log.records}
+    for batch in _batches([(key, example) for key, example in suite.asked if key not in said]):
+        texts = vlm.generate(vlm.prepare([example for _, example in batch]), max_new_tokens=max_new_tokens)
+        for (key, _), text in zip(batch, texts, strict=True):
+            log.append({"id": key, "response": text})
+            said[key] = text
+            progress()
+    return [Answer(key, said[key]) for key, _ in suite.asked]
+
+
+def pope_suite(
+    path: Path,
+    questions: Sequence[YesNoQuestion],
+    images: Path,
+    *,
+    protocol: str = DEFAULT,
+    skip_missing: bool = False,
+) -> Suite:
+    """The questions of a POPE file, put as they stand there.
+
+    Args:
+        path: the file, for errors.
+        questions: of it.
+        images: the folder with its pictures.
+        protocol: of `pope`.
+        skip_missing: leave out questions whose picture is not there, instead of raising.
+
+    Raises:
+        MissingImageError: pictures are missing; lists them.
+        DataError: none is there.
+        UnknownNameError: there is no such protocol.
+    """
+    way = protocol_of(protocol).name
+    missing = [(index, images / one.image) for index, one in enumerate(questions) if not (images / one.image).is_file()]
+    if missing and not skip_missing:
+        raise MissingImageError(missing, path=path)
+    absent = {index for index, _ in missing}
+    kept = [one for index, one in enumerate(questions) if index not in absent]
+    if not kept:
+        raise DataError(f"none of its pictures is in {images}", path=path)
+    asked = [(one.id, Example(one.question, images / one.image, one.answer)) for one in kept]
+    return Suite("pope", asked, lambda answers: pope(kept, answers, protocol=way))
+
+
+def _batches(asked: Sequence[tuple[Key, Example]]) -> Iterator[Sequence[tuple[Key, Example]]]:
+    return (asked[start : start + BATCH] for start in range(0, len(asked), BATCH))
+
+
+def _pixels(picture: Any) -> bytes:
+    return hashlib.blake2b(picture.tobytes(), digest_size=8).digest()
