@@ -1,7 +1,7 @@
 """POPE and CHAIR on scenes of the demo world, where what a picture shows is known and not annotated.
 
 Every second scene is counter to the prior: it lacks a companion that is expected beside what it shows. POPE asks of an
-object that is there and of one that is not, in its three settings (arXiv 2305.10355, section 4): any absent kind, one
+object that is there and of one that is not, in its three settings (arXiv 2305.10355): any absent kind, one
 that is common in such a place, and, where there is one, the absent companion of something present.
 """
 

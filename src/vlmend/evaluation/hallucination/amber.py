@@ -1,4 +1,4 @@
-"""AMBER (Wang et al. 2023, arXiv 2311.07397, section 3.3): descriptions and yes/no questions, judged by annotations.
+"""AMBER (Wang et al. 2023, arXiv 2311.07397): descriptions and yes/no questions, judged by annotations.
 
 *Descriptions.* The nouns of an answer that are in the benchmark's vocabulary are its mentions. One is grounded if it
 names an annotated object, or a word associated with one, or is similar to either, or is one of ``SAFE_WORDS``. CHAIR =
@@ -10,9 +10,9 @@ with a mention that is not grounded / answers; Cog: what annotators expected a m
 | ``amber`` | two alike count once; a noun covers all it may stand for | share of mentions, as in the paper |
 | ``amber-code`` | of two alike the second is never covered; a noun covers one | share of the expected words |
 
-``amber-code`` is what the published code does. Published numbers find nouns with NLTK's tagger and call words similar
-whose vectors' cosine in spaCy's ``en_core_web_lg`` is over 0.8. Both are instruments that the caller may give; the
-result names them. Without vectors no word is similar to another, so that CHAIR and Hal are higher than published ones.
+``amber-code`` is what the published ``inference.py`` does. Published numbers find nouns with NLTK's tagger and call
+words similar whose vectors' cosine in spaCy's ``en_core_web_lg`` is over 0.8. Both are instruments that the caller may
+give; the result names them. Without vectors no word is similar to another: CHAIR and Hal are higher than published.
 
 *Yes/no questions.* No is the positive answer, so that precision and recall are about what is not there.
 

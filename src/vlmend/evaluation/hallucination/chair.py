@@ -1,4 +1,4 @@
-"""CHAIR (Rohrbach et al. 2018, arXiv 1809.02156, section 3.1): objects that a caption names and the picture lacks.
+"""CHAIR (Rohrbach et al. 2018, arXiv 1809.02156): objects that a caption names and the picture lacks.
 
 CHAIR_i = mentions of objects that are not there / mentions of objects; CHAIR_s = captions with at least one of them /
 captions. What is there are COCO's annotated instances and whatever the five reference captions name. Both rates fall

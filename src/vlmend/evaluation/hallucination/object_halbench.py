@@ -1,9 +1,9 @@
-"""Object HalBench as RLAIF-V counts it (Rohrbach et al. 2018; Yu et al. 2024, arXiv 2405.17220, appendix).
+"""Object HalBench as RLAIF-V counts it (Rohrbach et al. 2018, arXiv 1809.02156; RLAIF-V, arXiv 2405.17220).
 
-An extractor lists the objects that an answer names, an object once per answer. *Response* hallucination is the share of
-answers with an object that is not there among the answers that name any of COCO's (``CHAIRs_refine`` in the published
-code, not CHAIR_s); *mention* hallucination is the share of such objects among all of COCO's that are named. An answer
-of three words or fewer names none.
+An extractor lists the objects that an answer names; a word counts once per answer. *Response* hallucination is the
+share of answers with an object that is not there among the answers that name any of COCO's (``CHAIRs_refine`` in the
+published ``eval_gpt_obj_halbench.py``, not CHAIR_s); *mention* hallucination is the share of such objects among all of
+COCO's that are named. An answer of three words or fewer names none.
 
 The published extractor is a hosted model that is no longer served (gpt-3.5-turbo-0613), followed by spaCy's parts of
 speech. Here it is whatever the caller gives; the result names it, and numbers of different extractors cannot be

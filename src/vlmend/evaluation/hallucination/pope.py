@@ -1,4 +1,4 @@
-"""POPE (Li et al. 2023, arXiv 2305.10355, section 4): is there a … in the picture?
+"""POPE (Li et al. 2023, arXiv 2305.10355; its ``evaluate.py``): is there a … in the picture?
 
 | protocol | an answer that is neither yes nor no |
 |---|---|
