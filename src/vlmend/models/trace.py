@@ -178,7 +178,7 @@ class _Adder:
         return output + self._change(args[0])
 
 
-def added_to(owner: nn.Module) -> bool:
+def added_to(owner: Any) -> bool:
     """Whether something is `added` to what a module inside returns. (transformers leaves hooks of its own.)"""
     return any(isinstance(hook, _Adder) for module in owner.modules() for hook in module._forward_hooks.values())
 
