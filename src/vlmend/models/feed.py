@@ -19,7 +19,7 @@ from transformers import GenerationConfig, GenerationMixin
 from vlmend.errors import PartsError
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Batch, Features, Prepared
-from vlmend.models.trace import hooked
+from vlmend.models.trace import added_to
 
 __all__ = ["Feeder", "feeder_of"]
 
@@ -89,12 +89,12 @@ class Feeder:
     def features(self, keys: Sequence[str], prepared: Prepared) -> list[Any]:
         """The encoder's outputs of pictures, each encoded once for as long as the weights outside the decoder stay.
 
-        While those weights are being trained, pictures are encoded anew so that gradients reach them; and while
-        hooks watch or change what encodes them, which see every run and leave nothing behind.
+        While those weights are being trained, or something is added beside them, pictures are encoded anew, so that
+        gradients reach it and nothing of it is left behind.
         """
         distinct = list(dict.fromkeys(keys))
         trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._outside)
-        if trained or hooked(self._parts.vision) or hooked(self._parts.connector):
+        if trained or added_to(self._parts.vision) or added_to(self._parts.connector):
             fresh = self._encode(distinct, prepared)
             return [fresh[key] for key in keys]
         cache = prepared.features

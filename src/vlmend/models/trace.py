@@ -12,6 +12,7 @@ from torch import Tensor, nn
 __all__ = [
     "Call",
     "added",
+    "added_to",
     "altered",
     "bridged",
     "called_through",
@@ -157,17 +158,29 @@ def rewritten(changes: Mapping[nn.Module, Callable[[Tensor], Tensor | None]]) ->
 def added(changes: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Generator[None, None, None]:
     """Within the block each module returns its output plus what its function makes of its input."""
 
-    def adder(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-        return lambda _module, args, output: output + change(args[0])
-
     handles: list[Any] = []
     try:
         for module, change in changes.items():
-            handles.append(module.register_forward_hook(adder(change), prepend=True))
+            handles.append(module.register_forward_hook(_Adder(change), prepend=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Adder:
+    """A hook of `added`."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        self._change = change
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output + self._change(args[0])
+
+
+def added_to(owner: Any) -> bool:
+    """Whether something is `added` to what a module inside returns. (transformers leaves hooks of its own.)"""
+    return any(isinstance(hook, _Adder) for module in owner.modules() for hook in module._forward_hooks.values())
 
 
 @contextmanager
