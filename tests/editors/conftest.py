@@ -55,7 +55,7 @@ def taught(tiny_folder, cases, exemplars, tmp_path_factory) -> Callable[..., VLM
             reading = base.weights.named(base.parts.modules([0], ["attn.out"]), matrices_only=True)
             blind = WeightOp.values({name: torch.zeros_like(weight) for name, weight in reading.items()})
             first = Edit(base.fingerprint, (blind,))
-            lesson = vlmend.FT(layers=[1, 2, 3], modules=("mlp", "attn", "head"), steps=100, lr=1e-2, stop_loss=0.02)
+            lesson = vlmend.FT(layers=[1, 2, 3], modules=("mlp", "attn", "head"), steps=300, lr=1e-2, stop_loss=0.02)
             with base.using(first):
                 second = lesson.fit(base, [*wrong, *exemplars])
             folder = merge(base, [first, second], tmp_path_factory.mktemp(family) / "taught")
