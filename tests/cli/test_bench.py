@@ -93,7 +93,7 @@ def test_all_edits_in_force_at_once(
     assert said == pytest.approx(1 / 3)
     assert "edited at once" in (tmp_path / "run" / "report.html").read_text()
     assert "--together" in (tmp_path / "run" / "report.html").read_text()
-    assert vlmend_cli(*args).code == 2
+    assert vlmend_cli(*args).is_a_users_mistake(str(tmp_path / "run"), "at_once")
 
 
 @pytest.mark.parametrize("protocol", ["legacy", "visedit"])

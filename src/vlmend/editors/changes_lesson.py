@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from vlmend.data.records import EditCase
 from vlmend.editors.gradients import Changes, Gradient, gradients_of, in_force
-from vlmend.editors.lessons import Graded, check_of, cross_entropy, divergence
+from vlmend.editors.lessons import Graded, check_of, cross_entropy, divergence, retargeted
 from vlmend.editors.training import Check
 from vlmend.models.prepared import Prepared
 from vlmend.models.vlm import VLM
 
-__all__ = ["ChangesLesson", "Learned", "Weighed", "learned_from"]
+__all__ = ["ChangesLesson", "Learned", "Weighed", "cases_from", "learned_from"]
 
 _REQUEST = "reliability"
 
@@ -82,6 +82,15 @@ class Learned:
         """Every row's kind, the row, and what it must stay; ``None`` if it must give its target."""
         wanted = (*[None] * (len(self.kinds) - len(self.before)), *self.before)
         return zip(self.kinds, self.prepared.rows, wanted, strict=True)
+
+
+def cases_from(
+    method: Weighed, vlm: VLM, learned: Sequence[EditCase], held: Sequence[EditCase], linears: Mapping[str, nn.Linear]
+) -> tuple[list[Learned], list[Learned]]:
+    """The cases to learn from, with other targets too, and those held out; see `learned_from`."""
+    groups = retargeted(vlm, learned, method.retargets, learns=method.learns, seed=method.seed)
+    every = [one for group in groups for one in group]
+    return learned_from(method, vlm, every, linears), learned_from(method, vlm, held, linears)
 
 
 def learned_from(

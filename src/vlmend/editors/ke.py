@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -26,7 +25,7 @@ from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.changing import Changer
 from vlmend.editors.ke_network import KENetwork
-from vlmend.editors.shelf import trained_for
+from vlmend.editors.shelf import Shelved, Trained
 from vlmend.edits.edit import Edit
 from vlmend.models.vlm import VLM
 
@@ -37,7 +36,7 @@ _SAID = 16  # tokens of an answer of the model
 
 
 @dataclass(frozen=True)
-class KE:
+class KE(Shelved[Changer[KENetwork]]):
     """KnowledgeEditor as an editor.
 
     Attributes:
@@ -49,11 +48,6 @@ class KE:
 
     weights: str | None = None
 
-    @classmethod
-    def pretrained(cls, folder: Path | str | None = None) -> KE:
-        """The editor with the weights in a folder; without one, with those that come with the package."""
-        return cls(None if folder is None else str(folder))
-
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
         """Run each request forwards and backwards, and read it; the model is left as it was.
 
@@ -62,21 +56,12 @@ class KE:
                 is no network for the model.
         """
         check_cases(cases)
-        changer = self._changer(vlm)
+        changer = self.shelved(vlm)
         made = changer.operation(vlm, cases, lambda case, found: changer.network(words_of(vlm, case), found))
         return edit_of(self, vlm, cases, [made])
 
-    def _changer(self, vlm: VLM) -> Changer[KENetwork]:
-        if vlm.fingerprint not in self._loaded:
-            trained = trained_for(self.name, vlm, self.weights)
-            build = partial(KENetwork.sized, tensors=trained.tensors)
-            self._loaded[vlm.fingerprint] = Changer[KENetwork].read(trained, vlm, build)
-        return self._loaded[vlm.fingerprint]
-
-    @cached_property
-    def _loaded(self) -> dict[str, Changer[KENetwork]]:
-        """Networks that were read, by the fingerprint of their model."""
-        return {}
+    def read(self, trained: Trained, vlm: VLM) -> Changer[KENetwork]:
+        return Changer[KENetwork].read(trained, vlm, partial(KENetwork.sized, tensors=trained.tensors))
 
 
 @torch.no_grad()

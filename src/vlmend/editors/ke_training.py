@@ -15,11 +15,10 @@ from typing import ClassVar
 import torch
 
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY, EditCase
-from vlmend.editors.changes_lesson import ChangesLesson, learned_from
+from vlmend.editors.changes_lesson import ChangesLesson, cases_from
 from vlmend.editors.changing import Layers
 from vlmend.editors.ke import words_of
 from vlmend.editors.ke_network import KENetwork
-from vlmend.editors.lessons import retargeted
 from vlmend.errors import EditError
 from vlmend.models.parts import LayerSpec
 from vlmend.models.vlm import VLM
@@ -81,9 +80,7 @@ class KETraining:
             width = vlm.parts.embed.weight.shape[1]  # type: ignore[union-attr]
             network = KENetwork(layers.shapes, int(width), self.hidden, self.condition)  # type: ignore[arg-type]
         network.to(vlm.device)
-        cases = retargeted(vlm, learned, self.retargets, learns=self.learns, seed=self.seed)
-        known = learned_from(self, vlm, [one for some in cases for one in some], layers.linears)
-        unseen = learned_from(self, vlm, held, layers.linears)
+        known, unseen = cases_from(self, vlm, learned, held, layers.linears)
         words = {id(one): words_of(vlm, one.case) for one in (*known, *unseen)}
         return ChangesLesson(
             self,

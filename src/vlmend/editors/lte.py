@@ -16,15 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
-from vlmend.editors.shelf import Trained, trained_for
+from vlmend.editors.shelf import Shelved, Trained
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import Op, WeightOp
 from vlmend.edits.prompts import PromptOp, RecallOp
@@ -37,7 +35,7 @@ __all__ = ["LTE", "descriptor"]
 
 
 @dataclass(frozen=True)
-class LTE:
+class LTE(Shelved[tuple[WeightOp, str, str]]):
     """Learning to Edit as an editor.
 
     Attributes:
@@ -53,11 +51,6 @@ class LTE:
     top: int = 3
     least: float | None = None
 
-    @classmethod
-    def pretrained(cls, folder: Path | str | None = None) -> LTE:
-        """The editor with the weights in a folder; without one, with those that come with the package."""
-        return cls(None if folder is None else str(folder))
-
     @torch.no_grad()
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
         """Write the requests' descriptors, and how they are found; the model is left as it was.
@@ -69,7 +62,7 @@ class LTE:
         check_cases(cases)
         if self.top < 1:
             raise EditError(f"top is {self.top}; at least one edit must be told of")
-        taught, template, lead = self._taught(vlm)
+        taught, template, lead = self.shelved(vlm)
         asked = vlm.prepare([case.request for case in cases])
         texts = tuple(descriptor(template, case) for case in cases)
         told: Op
@@ -79,16 +72,8 @@ class LTE:
             told = RecallOp(texts, vlm.keys(asked), self.top, self.least, lead)
         return edit_of(self, vlm, cases, [taught, told])
 
-    def _taught(self, vlm: VLM) -> tuple[WeightOp, str, str]:
-        if vlm.fingerprint not in self._loaded:
-            trained = trained_for(self.name, vlm, self.weights)
-            self._loaded[vlm.fingerprint] = _change(trained), str(trained.facts["told"]), str(trained.facts["lead"])
-        return self._loaded[vlm.fingerprint]
-
-    @cached_property
-    def _loaded(self) -> dict[str, tuple[WeightOp, str, str]]:
-        """What was read, by the fingerprint of its model: its edits share the change of weights."""
-        return {}
+    def read(self, trained: Trained, vlm: VLM) -> tuple[WeightOp, str, str]:
+        return _change(trained), str(trained.facts["told"]), str(trained.facts["lead"])
 
 
 def descriptor(template: str, case: EditCase) -> str:

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from functools import partial
 from typing import ClassVar
 
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.changing import Changer
 from vlmend.editors.mend_network import MENDNetwork
-from vlmend.editors.shelf import Trained, trained_for
+from vlmend.editors.shelf import Shelved, Trained
 from vlmend.edits.edit import Edit
 from vlmend.models.vlm import VLM
 
@@ -31,7 +30,7 @@ __all__ = ["MEND"]
 
 
 @dataclass(frozen=True)
-class MEND:
+class MEND(Shelved[Changer[MENDNetwork]]):
     """MEND as an editor.
 
     Attributes:
@@ -43,11 +42,6 @@ class MEND:
 
     weights: str | None = None
 
-    @classmethod
-    def pretrained(cls, folder: Path | str | None = None) -> MEND:
-        """The editor with the weights in a folder; without one, with those that come with the package."""
-        return cls(None if folder is None else str(folder))
-
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
         """Run each request forwards and backwards, and its gradient through the network; the model is left as it was.
 
@@ -56,21 +50,12 @@ class MEND:
                 is no network for the model.
         """
         check_cases(cases)
-        changer = self._changer(vlm)
+        changer = self.shelved(vlm)
         made = changer.operation(vlm, cases, lambda _, gradients: changer.network(gradients))
         return edit_of(self, vlm, cases, [made])
 
-    def _changer(self, vlm: VLM) -> Changer[MENDNetwork]:
-        if vlm.fingerprint not in self._loaded:
-            trained = trained_for(self.name, vlm, self.weights)
-            build = partial(_sized, trained)
-            self._loaded[vlm.fingerprint] = Changer[MENDNetwork].read(trained, vlm, build)
-        return self._loaded[vlm.fingerprint]
-
-    @cached_property
-    def _loaded(self) -> dict[str, Changer[MENDNetwork]]:
-        """Networks that were read, by the fingerprint of their model."""
-        return {}
+    def read(self, trained: Trained, vlm: VLM) -> Changer[MENDNetwork]:
+        return Changer[MENDNetwork].read(trained, vlm, partial(_sized, trained))
 
 
 def _sized(trained: Trained, shapes: Mapping[str, tuple[int, int]]) -> MENDNetwork:

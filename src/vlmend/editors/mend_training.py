@@ -24,9 +24,8 @@ from typing import ClassVar
 import torch
 
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY, EditCase
-from vlmend.editors.changes_lesson import ChangesLesson, learned_from
+from vlmend.editors.changes_lesson import ChangesLesson, cases_from
 from vlmend.editors.changing import Layers
-from vlmend.editors.lessons import retargeted
 from vlmend.editors.mend_network import MENDNetwork, grouped
 from vlmend.errors import EditError
 from vlmend.models.parts import LayerSpec
@@ -93,11 +92,9 @@ class MENDTraining:
             torch.manual_seed(self.seed)
             network = MENDNetwork(groups, layers.shapes, self.rank, -self.alpha, self.alpha_lr / self.lr)
         network.to(vlm.device)
-        cases = retargeted(vlm, learned, self.retargets, learns=self.learns, seed=self.seed)
-        known = learned_from(self, vlm, [one for some in cases for one in some], layers.linears)
+        known, unseen = cases_from(self, vlm, learned, held, layers.linears)
         network.measure(case.gradients for case in known)
         facts = {**layers.facts, "groups": groups}
-        unseen = learned_from(self, vlm, held, layers.linears)
         return ChangesLesson(
             self, vlm, layers.linears, network, lambda case: network(case.gradients), facts, known, unseen
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -17,7 +18,9 @@ from vlmend.errors import EditError, EditFormatError
 from vlmend.models.vlm import VLM
 from vlmend.runs import whole, write_json
 
-__all__ = ["SHIPPED", "Trained", "trained_for"]
+__all__ = ["SHIPPED", "Shelved", "Trained", "trained_for"]
+
+T = TypeVar("T")
 
 SHIPPED = Path(__file__).parent / "weights"
 """What comes with the package, for the bundled models."""
@@ -74,6 +77,44 @@ class Trained:
             ) from error
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise EditFormatError(f"{folder} is damaged: {error}") from error
+
+
+class Shelved(Generic[T]):
+    """An editor, a frozen dataclass, whose trained part is read once for each model.
+
+    Attributes:
+        weights: its folder, or one with several such folders in it; ``None`` for what comes with the package.
+    """
+
+    name: ClassVar[str]
+    weights: str | None
+
+    @classmethod
+    def pretrained(cls, folder: Path | str | None = None) -> Self:
+        """The editor with the weights in a folder; without one, with those that come with the package."""
+        return cls(None if folder is None else str(folder))  # type: ignore[call-arg]
+
+    def shelved(self, vlm: VLM) -> T:
+        """What was read for a model: its edits share it.
+
+        Raises:
+            EditError: there are no weights for this model.
+        """
+        if vlm.fingerprint not in self._shelved:
+            self._shelved[vlm.fingerprint] = self.read(trained_for(self.name, vlm, self.weights), vlm)
+        return self._shelved[vlm.fingerprint]
+
+    def read(self, trained: Trained, vlm: VLM) -> T:
+        """What is used of what was saved.
+
+        Raises:
+            EditFormatError: it is another editor's.
+        """
+        raise NotImplementedError
+
+    @cached_property
+    def _shelved(self) -> dict[str, T]:
+        return {}
 
 
 def trained_for(editor: str, vlm: VLM, where: str | None) -> Trained:

@@ -19,15 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
-from vlmend.editors.shelf import trained_for
+from vlmend.editors.shelf import Shelved, Trained
 from vlmend.editors.vead_placed import Placed, adapters_of, check_pictures_asked, request_states
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import Op
@@ -38,7 +36,7 @@ __all__ = ["VEAD"]
 
 
 @dataclass(frozen=True)
-class VEAD:
+class VEAD(Shelved[tuple[Placed, ...]]):
     """The Visual Edit Adapter as an editor.
 
     Attributes:
@@ -53,11 +51,6 @@ class VEAD:
     weights: str | None = None
     pictures: Literal["auto", "any", "own"] = "auto"
 
-    @classmethod
-    def pretrained(cls, folder: Path | str | None = None) -> VEAD:
-        """The editor with the weights in a folder; without one, with those that come with the package."""
-        return cls(None if folder is None else str(folder))
-
     @torch.no_grad()
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
         """Run each request up to the edit layer and keep what the adapter reads of it; the model is left as it was.
@@ -67,7 +60,7 @@ class VEAD:
         """
         check_cases(cases)
         check_pictures_asked(cases)
-        adapters = self._adapters(vlm)
+        adapters = self.shelved(vlm)
         own = self.pictures == "own" or (self.pictures == "auto" and len(cases) > 1)
         ops: list[Op] = []
         for case in cases:
@@ -76,12 +69,5 @@ class VEAD:
             ops += [RouteOp(Key(picture=row.content), tuple(made))] if own else made
         return edit_of(self, vlm, cases, ops)
 
-    def _adapters(self, vlm: VLM) -> tuple[Placed, ...]:
-        if vlm.fingerprint not in self._loaded:
-            self._loaded[vlm.fingerprint] = adapters_of(trained_for(self.name, vlm, self.weights))
-        return self._loaded[vlm.fingerprint]
-
-    @cached_property
-    def _loaded(self) -> dict[str, tuple[Placed, ...]]:
-        """Adapters that were read, by the fingerprint of their model: its edits share their tensors."""
-        return {}
+    def read(self, trained: Trained, vlm: VLM) -> tuple[Placed, ...]:
+        return adapters_of(trained)

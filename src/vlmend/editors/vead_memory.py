@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.fitting import answer_loss, descend
-from vlmend.editors.shelf import Trained, trained_for
+from vlmend.editors.shelf import Shelved, Trained
 from vlmend.editors.vead_adapter import Live
 from vlmend.editors.vead_placed import Placed, adapters_of, check_pictures_asked, request_states, under
 from vlmend.edits.edit import Edit
@@ -39,8 +38,34 @@ __all__ = ["VEADMemory"]
 _FITTED = ("key", "value")
 
 
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """Trained weights: the adapter, and what keys are read with."""
+
+    placed: Placed
+    reader: Mapping[str, Tensor]
+    heads: int
+    bar: float
+
+    @classmethod
+    def of(cls, trained: Trained) -> _Read:
+        """Out of what was saved.
+
+        Raises:
+            EditFormatError: these are no weights of a memory.
+        """
+        try:
+            facts: Mapping[str, Any] = trained.facts
+            adapter = Trained("vead", trained.base, facts["adapter"], under("adapter.", trained.tensors), {})
+            (placed,) = adapters_of(adapter)
+            reader = under("reader.", trained.tensors)
+            return cls(placed, reader, int(facts["heads"]), float(trained.tensors["bar"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise EditFormatError(f"the weights for '{trained.editor}' are no memory's: {error}") from error
+
+
 @dataclass(frozen=True)
-class VEADMemory:
+class VEADMemory(Shelved[_Read]):
     """A memory of visual edits as an editor.
 
     Attributes:
@@ -60,11 +85,6 @@ class VEADMemory:
     lr: float = 0.1
     stop_loss: float = 0.02
 
-    @classmethod
-    def pretrained(cls, folder: str | None = None) -> VEADMemory:
-        """The editor with the weights in a folder; without one, with those that come with the package."""
-        return cls(folder)
-
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
         """One memory with an entry for each request; the model is left as it was.
 
@@ -74,9 +94,9 @@ class VEADMemory:
         """
         check_cases(cases)
         check_pictures_asked(cases)
-        read = self._read(vlm)
+        read = self.shelved(vlm)
         made = [self._entry(vlm, case, read) for case in cases]
-        keys = Keys(*(torch.cat(some) for some in zip(*((k.asked_NC, k.seen_NC) for k, _ in made), strict=True)))
+        keys = Keys(torch.cat([key.asked_NC for key, _ in made]), torch.cat([key.seen_NC for key, _ in made]))
         bar = read.bar if self.bar is None else self.bar
         memory = MemoryOp(read.placed.layer, read.reader, read.heads, keys, tuple(entry for _, entry in made), bar)
         return edit_of(self, vlm, cases, [memory])
@@ -107,38 +127,5 @@ class VEADMemory:
         descend(list(moves.values()), loss_of, steps=self.steps, lr=self.lr, stop_loss=self.stop_loss)
         return {**tensors, **{name: tensor.detach() for name, tensor in moved().items()}}
 
-    def _read(self, vlm: VLM) -> _Read:
-        if vlm.fingerprint not in self._loaded:
-            self._loaded[vlm.fingerprint] = _Read.of(trained_for(self.name, vlm, self.weights))
-        return self._loaded[vlm.fingerprint]
-
-    @cached_property
-    def _loaded(self) -> dict[str, _Read]:
-        """Weights that were read, by the fingerprint of their model: its edits share their tensors."""
-        return {}
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """Trained weights: the adapter, and what keys are read with."""
-
-    placed: Placed
-    reader: Mapping[str, Tensor]
-    heads: int
-    bar: float
-
-    @classmethod
-    def of(cls, trained: Trained) -> _Read:
-        """Out of what was saved.
-
-        Raises:
-            EditFormatError: these are no weights of a memory.
-        """
-        try:
-            facts: Mapping[str, Any] = trained.facts
-            adapter = Trained("vead", trained.base, facts["adapter"], under("adapter.", trained.tensors), {})
-            (placed,) = adapters_of(adapter)
-            reader = under("reader.", trained.tensors)
-            return cls(placed, reader, int(facts["heads"]), float(trained.tensors["bar"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise EditFormatError(f"the weights for '{trained.editor}' are no memory's: {error}") from error
+    def read(self, trained: Trained, vlm: VLM) -> _Read:
+        return _Read.of(trained)

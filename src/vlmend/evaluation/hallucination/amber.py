@@ -25,18 +25,16 @@ give; the result names them. Without vectors no word is similar to another: CHAI
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from vlmend.data.formats.amber import Associations
 from vlmend.data.objects import Vocabulary
 from vlmend.data.questions import Answer, Description, Key, YesNo, YesNoQuestion
 from vlmend.errors import UnknownNameError, VlmendError
 from vlmend.evaluation.hallucination.answering import answered
-from vlmend.evaluation.hallucination.rates import estimates_of, length, rate, words_in
+from vlmend.evaluation.hallucination.rates import Rated, length, rate, words_in
 from vlmend.evaluation.hallucination.yes_no import YesNoProtocol, YesNoResult, asked, first_word
-from vlmend.evaluation.proof import without_nan
 from vlmend.evaluation.stats import Estimate
 
 __all__ = [
@@ -129,7 +127,7 @@ class DescriptionRecord:
 
 
 @dataclass(frozen=True)
-class AmberResult:
+class AmberResult(Rated):
     """AMBER of some descriptions; ``nan`` where there is nothing to count.
 
     Attributes:
@@ -154,15 +152,6 @@ class AmberResult:
     cog: Estimate
     words: Estimate
     records: tuple[DescriptionRecord, ...]
-
-    @property
-    def rates(self) -> dict[str, Estimate]:
-        """Name -> rate, with coverage and length among them."""
-        return estimates_of(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; a mean of nothing is null."""
-        return without_nan(asdict(self))
 
 
 def amber_describing(

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from vlmend.data.formats.coco import read_synonyms
 from vlmend.data.questions import Answer, Key
@@ -35,8 +34,7 @@ from vlmend.evaluation.hallucination.naming import (
     lemma_of_list,
     lists_2018,
 )
-from vlmend.evaluation.hallucination.rates import estimates_of, length, rate, words_in
-from vlmend.evaluation.proof import without_nan
+from vlmend.evaluation.hallucination.rates import Rated, length, rate, words_in
 from vlmend.evaluation.stats import Estimate
 
 __all__ = [
@@ -88,7 +86,7 @@ class CaptionRecord:
 
 
 @dataclass(frozen=True)
-class ChairResult:
+class ChairResult(Rated):
     """CHAIR of some captions; ``nan`` where there is nothing to count.
 
     Attributes:
@@ -110,15 +108,6 @@ class ChairResult:
     recall: Estimate
     words: Estimate
     records: tuple[CaptionRecord, ...]
-
-    @property
-    def rates(self) -> dict[str, Estimate]:
-        """Name -> rate, with coverage and length among them."""
-        return estimates_of(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; a mean of nothing is null."""
-        return without_nan(asdict(self))
 
 
 def chair(

@@ -20,16 +20,14 @@ The published list of synonyms is CC BY-NC data and is not part of this package:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from vlmend.data.questions import Answer, Key
 from vlmend.errors import UnknownNameError
 from vlmend.evaluation.hallucination.answering import known
 from vlmend.evaluation.hallucination.chair import CaptionRecord, fingerprint, judged
 from vlmend.evaluation.hallucination.naming import Named, PublishedWords, lemma_of_list, pairs_of, stripped_lists
-from vlmend.evaluation.hallucination.rates import estimates_of, length, rate, words_in
-from vlmend.evaluation.proof import without_nan
+from vlmend.evaluation.hallucination.rates import Rated, length, rate, words_in
 from vlmend.evaluation.stats import Estimate
 
 __all__ = [
@@ -58,7 +56,7 @@ class Extractor:
 
 
 @dataclass(frozen=True)
-class ObjectHalBenchResult:
+class ObjectHalBenchResult(Rated):
     """Object HalBench of some answers; ``nan`` where there is nothing to count.
 
     Attributes:
@@ -83,15 +81,6 @@ class ObjectHalBenchResult:
     recall: Estimate
     words: Estimate
     records: tuple[CaptionRecord, ...]
-
-    @property
-    def rates(self) -> dict[str, Estimate]:
-        """Name -> rate, with coverage and length among them."""
-        return estimates_of(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; a mean of nothing is null."""
-        return without_nan(asdict(self))
 
 
 def _heads(phrases: Iterable[str], words: PublishedWords) -> Iterator[str]:

@@ -7,13 +7,27 @@ independent. The order of the answers never matters.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from vlmend.data.formats.files import Key
+from vlmend.evaluation.proof import without_nan
 from vlmend.evaluation.stats import Estimate, bootstrap, estimate
 
-__all__ = ["estimates_of", "length", "rate", "words_in"]
+__all__ = ["Rated", "estimates_of", "length", "rate", "words_in"]
+
+
+class Rated:
+    """A frozen result some of whose fields are estimates."""
+
+    @property
+    def rates(self) -> dict[str, Estimate]:
+        """Name -> rate, with coverage and length among them."""
+        return estimates_of(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; a mean of nothing is null."""
+        return without_nan(asdict(self))  # type: ignore[call-overload]
 
 
 def rate(hits: Iterable[tuple[Key, bool]]) -> Estimate:

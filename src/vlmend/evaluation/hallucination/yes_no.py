@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from vlmend.data.questions import YES_NO, Answer, Key, YesNo, YesNoQuestion
 from vlmend.evaluation.hallucination.answering import answered
-from vlmend.evaluation.hallucination.rates import estimates_of, length, rate, words_in
-from vlmend.evaluation.proof import without_nan
+from vlmend.evaluation.hallucination.rates import Rated, estimates_of, length, rate, words_in
 from vlmend.evaluation.stats import Estimate
 
 __all__ = ["YesNoProtocol", "YesNoRecord", "YesNoResult", "YesNoScores", "asked", "first_word", "scores_of"]
@@ -85,7 +83,7 @@ class YesNoScores:
 
 
 @dataclass(frozen=True)
-class YesNoResult:
+class YesNoResult(Rated):
     """Scores of all answers and of each kind of question, and every answer.
 
     ``unreadable`` is the protocol's word on answers that are neither yes nor no; ``positive`` is the answer that
@@ -104,10 +102,6 @@ class YesNoResult:
     def rates(self) -> dict[str, Estimate]:
         """Name -> rate, with coverage and length among them."""
         return estimates_of(self.scores)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; a mean of nothing is null."""
-        return without_nan(asdict(self))
 
 
 def asked(questions: Sequence[YesNoQuestion], answers: Iterable[Answer], protocol: YesNoProtocol) -> YesNoResult:
