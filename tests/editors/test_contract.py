@@ -58,9 +58,11 @@ QUICK_TRAINING: dict[str, dict[str, Any]] = {
 BEGINNING: dict[str, dict[str, Any]] = {"vead-memory": {**QUICK_TRAINING["vead"], "layers": [0], "steps": 60}}
 
 # What may be left of the target's loss; half, where nothing is said. Through its pictures' tokens alone, all of them
-# changed by one adapter, a random model is not led to every answer; and the gradient of a model that another edit has
-# changed is none that a network of so few steps has met.
-LEFT = {"ke": 0.8, "mend": 0.8, "vead": 0.8, "vead-memory": 0.85}
+# changed by one adapter, a random model is not led to every answer.
+LEFT = {"vead": 0.8, "vead-memory": 0.85}
+# The same for an edit on top of another: the gradient of a model that an edit has changed is none that a network of so
+# few steps has met.
+LEFT_ON_TOP = {**LEFT, "ke": 0.8, "mend": 0.8}
 
 
 @pytest.fixture(scope="session")
@@ -260,7 +262,7 @@ def test_fitted_on_top_of_another(method, llava, cases):
     assert second.fitted_on == (first.id,)
     assert second.base == first.base
     both = first + second
-    assert target_nll(llava, cases[1], both) < LEFT.get(method.name, 0.5) * target_nll(llava, cases[1], None)
+    assert target_nll(llava, cases[1], both) < LEFT_ON_TOP.get(method.name, 0.5) * target_nll(llava, cases[1], None)
     assert [request.case for request in both.requests] == ["case-0", "case-1"]
 
 
