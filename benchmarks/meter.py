@@ -12,6 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from vlmend.models.heap import keep_freed_memory
+
+keep_freed_memory()  # as the command line does, for both sides of every comparison
+
 T = TypeVar("T")
 
 

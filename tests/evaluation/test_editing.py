@@ -34,6 +34,27 @@ def test_every_record_equals_a_run_of_its_own(llava, cases, proof):
     equal_runs_of_their_own(llava, cases, FIT, proof)
 
 
+def test_without_gains_only_what_must_stay_is_asked_before(llava, cases, proof):
+    """And what probes rest on; every score after an edit is the same."""
+    quick = evaluate(llava, FIT, cases, max_new_tokens=SHORT, gains=False)
+    changing = [record for record in quick.records if not record.kind.endswith("locality")]
+    assert {(r.before, r.tf_token_acc_before, r.tf_exact_before, r.free_exact_before) for r in changing} == {
+        (None, None, None, None)
+    }
+    unknown = dict.fromkeys(f"{name}_before" for name in ("tf_token_acc", "tf_exact", "free_exact", "free_vqa"))
+    for mine, whole in zip(quick.records, proof.records, strict=True):
+        if mine.kind.endswith("locality"):
+            assert replace(mine, kl=None) == replace(whole, kl=None)
+            assert mine.kl == pytest.approx(whole.kl, rel=1e-3, abs=1e-6)
+        else:
+            assert mine == replace(whole, before=None, **unknown)
+    for kind, summary in quick.summary.items():
+        assert summary.score.after.mean == proof.summary[kind].score.after.mean
+        asked = kind.endswith("locality")
+        assert (summary.score.before.n, summary.score.gain.n) == ((summary.n,) * 2 if asked else (0, 0))
+    json.dumps(quick.to_json(), allow_nan=False)
+
+
 def test_also_with_texts_before_the_question(llava, cases):
     """Of edits that put a text before every question, above a change of weights, none of what is shared is wrong."""
     equal_runs_of_their_own(llava, cases, Telling(), evaluate(llava, Telling(), cases, max_new_tokens=SHORT))

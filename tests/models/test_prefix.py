@@ -206,6 +206,38 @@ def again(vlm: VLM, prepared, edit: Edit):
     return vlm.run(prepared, edit, keep_beginnings=True).rows
 
 
+def test_what_is_below_an_edit_is_run_once_for_several(vlm: VLM, examples):
+    """Also where the unedited model is not asked: the layers below serve the next edit at the same place."""
+    length = beginning(vlm.prepare(examples).rows[0])
+    vlm.run(prepared := vlm.prepare(examples), keep={vlm.last_shared_stage})
+    again(vlm, prepared, changes(vlm, 1)[0])  # so that it is known whether this model can be run so
+    prepared, found = vlm.prepare(examples), []
+    for edit, lowest in zip((changes(vlm, 1)[0], changes(vlm, 1)[3]), (0, 1), strict=True):
+        found.clear()
+        begun = called(vlm, lambda edit, found=found: found.extend(again(vlm, prepared, edit)), edit)
+        for mine, whole in zip(found, alone(vlm, examples, edit), strict=True):
+            torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-4, rtol=1e-4)
+        if vlm._begun.holds:
+            layers = sorted(index for index, tokens in begun if tokens == length)
+            assert set(layers) == set(range(lowest, len(vlm.parts.layers)))
+            assert len(layers) <= 2 * len(set(layers))  # two pictures
+
+
+def test_states_that_were_run_to_a_layer_are_gone_on_from(llava: VLM, examples):
+    """An editor looks at the states at its layer; measuring its edit then runs what is above that."""
+    again(llava, llava.prepare(examples), changes(llava, 1)[0])
+    assert llava._begun._starts is not False
+    prepared = llava.prepare(examples[:1])
+    length = beginning(prepared.rows[0])
+    states = called(llava, llava._begun.states, prepared, [1])
+    assert [index for index, tokens in states if tokens == length] == [0, 1]
+    edit = changes(llava, 1)[0]
+    begun = called(llava, again, llava, prepared, edit)
+    assert sorted({index for index, tokens in begun if tokens == length}) == list(range(2, len(llava.parts.layers)))
+    mine = again(llava, prepared, edit)[0]
+    torch.testing.assert_close(mine.logits_NV, alone(llava, examples[:1], edit)[0].logits_NV, atol=1e-4, rtol=1e-4)
+
+
 def test_layers_that_share_more_than_their_states_are_all_run(llava: VLM, examples, monkeypatch):
     """One that looks at what an earlier layer did is noticed when a run first starts above that."""
     first, last = llava.parts.layers[0], llava.parts.layers[2]

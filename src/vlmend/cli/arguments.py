@@ -48,7 +48,9 @@ def load_model(name: str, **how: Any) -> VLM:
     """The model of that name, loaded as ``how`` says, with a spinner while it loads."""
     with working(f"Loading {name}"):
         import vlmend
+        from vlmend.models.heap import keep_freed_memory
 
+        keep_freed_memory()
         return vlmend.load(name, **how)
 
 

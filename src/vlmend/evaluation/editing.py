@@ -39,6 +39,7 @@ def evaluate(
     *,
     protocol: Protocol | str = DEFAULT,
     max_new_tokens: int = 32,
+    gains: bool = True,
     run: Log | None = None,
     on_edit: Callable[[EditCase, Edit], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -51,6 +52,8 @@ def evaluate(
         cases: what to measure. Probes with an empty question are left out.
         protocol: how questions are put and scored, or its name; see `vlmend.evaluation.protocols`.
         max_new_tokens: bound on the free answers; 0 to ask for none.
+        gains: ask the unedited model everything. Else only what must stay as it was and what probes rest on, as the
+            published evaluators do: quicker, with no scores before an edit where an answer should change.
         run: where finished cases are found and each new one is added as it happens; a `Run` or a part of one.
         on_edit: called with every case, as the protocol puts it, and the edit made for it.
         progress: called with (finished, all) cases.
@@ -67,6 +70,7 @@ def evaluate(
         cases,
         protocol=protocol,
         max_new_tokens=max_new_tokens,
+        gains=gains,
         runs=None if run is None else [run],
         on_edit=on_edit,
         progress=progress,
@@ -80,6 +84,7 @@ def compare(
     *,
     protocol: Protocol | str = DEFAULT,
     max_new_tokens: int = 32,
+    gains: bool = True,
     runs: Sequence[Log] | None = None,
     on_edit: Callable[[EditCase, Edit], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -93,7 +98,7 @@ def compare(
     _check(vlm, edits, cases, protocol, max_new_tokens)
     logs: Sequence[Log | None] = runs or [None] * len(edits)
     results = [{one["case"]: _Result.restored(one) for one in (log.records if log else [])} for log in logs]
-    evaluator = _Evaluator(vlm, max_new_tokens, on_edit)
+    evaluator = _Evaluator(vlm, max_new_tokens, gains, on_edit)
     for case in cases:
         missing = [place for place, found in enumerate(results) if case.id not in found]
         measured_now = evaluator.case(protocol.worded(case), [edits[place] for place in missing]) if missing else []
@@ -151,6 +156,7 @@ def _proof(vlm: VLM, edit: Edit | Editor, protocol: Protocol, results: Sequence[
 class _Evaluator:
     vlm: VLM
     max_new_tokens: int
+    gains: bool
     on_edit: Callable[[EditCase, Edit], None] | None
 
     def case(self, case: EditCase, edits: Sequence[Edit | Editor]) -> list[_Result]:
@@ -164,17 +170,19 @@ class _Evaluator:
             premises = [premise for probe in probes for premise in probe.premises]
             asked = self.vlm.prepare([*(probe.example for probe in probes), *premises])
             self.vlm.encode(asked)
+            stay = {place for place, probe in enumerate(probes) if kind_of(probe.kind).keeps}
             watch = Watch(
                 self.vlm,
                 asked,
                 _guesses(case, probes, premises) if self.max_new_tokens else None,
                 watched=len(probes),
-                distributions={place for place, probe in enumerate(probes) if kind_of(probe.kind).keeps},
+                unasked=() if self.gains else set(range(len(probes))) - stay,
+                distributions=stay,
                 max_new_tokens=self.max_new_tokens,
             )
             made = [self._made(edit, case) for edit in edits]  # each from what has been run by now
             rows = asked.rows[: len(probes)]
-            recognised = _recognised(probes, None if watch.replies is None else watch.replies[len(probes) :])
+            recognised = _recognised(probes, watch.replies)
             return [
                 _Result(_records(case, probes, rows, watch.before, watch.after(edit), recognised), costs)
                 for edit, costs in made
@@ -194,7 +202,7 @@ def _records(
     case: EditCase,
     probes: Sequence[Probe],
     rows: Sequence[Row],
-    before: Sequence[Observed],
+    before: Sequence[Observed | None],
     after: Sequence[Observed],
     recognised: Sequence[bool | None],
 ) -> tuple[ProbeRecord, ...]:

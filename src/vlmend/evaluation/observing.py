@@ -55,12 +55,13 @@ class Watch:
         prepared: the rows.
         guesses: for each what the model may answer, beside the known answer; ``None`` to watch no answers.
         watched: how many of the rows are observed; the others are answered only.
+        unasked: the rows that are not run as the model is, but with edits only.
         distributions: the rows whose log-probabilities are kept too.
         max_new_tokens: bound on the answers.
 
     Attributes:
-        before: what the model does at the rows that are observed.
-        replies: its answers to all of them; ``None`` if they are not watched.
+        before: what the model does at the rows that are observed; ``None`` for one that is not asked.
+        replies: its answers to those that are not observed; ``None`` if they are not watched.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Watch:
         guesses: Sequence[Sequence[str]] | None,
         *,
         watched: int,
+        unasked: Collection[int] = (),
         distributions: Collection[int] = (),
         max_new_tokens: int = 32,
     ) -> None:
@@ -83,20 +85,32 @@ class Watch:
             [vlm.following(row, text) for text in some]
             for row, some in zip(prepared.rows, guesses or [()] * len(prepared), strict=True)
         ]
-        heard = self._heard(prepared, tries, None, kept)
-        self.replies = [one.reply for one in heard if one.reply is not None] if self._answers else None
-        self._tries = [[one.guess] if one.guess is not None else [] for one in heard]
-        self.before = self._observed(heard[:watched], range(watched))
+        asked = [index for index in range(len(prepared)) if index not in unasked]
+        heard = dict(
+            zip(asked, self._heard(prepared.take(asked), [tries[index] for index in asked], None, kept), strict=True)
+        )
+        said = [heard[index].reply for index in range(watched, len(prepared))]
+        self.replies = [reply for reply in said if reply is not None] if self._answers else None
+        self._tries = tries
+        for index, one in heard.items():
+            self._tries[index] = [] if one.guess is None else [one.guess]
+        seen = [index for index in asked if index < watched]
+        found = dict(zip(seen, self._observed([heard[index] for index in seen], seen), strict=True))
+        self.before: list[Observed | None] = [found.get(index) for index in range(watched)]
 
     def after(self, edit: Edit) -> list[Observed]:
         """What the model does at every row with an edit in force."""
-        touched = [index for index, row in enumerate(self._watched.rows) if self._vlm.acts_on(edit, row)]
+        touched = [
+            index
+            for index, (row, before) in enumerate(zip(self._watched.rows, self.before, strict=True))
+            if before is None or self._vlm.acts_on(edit, row)
+        ]
         shared = self._vlm.last_shared_stage
         kept = {"first": shared} if self._vlm.first_stage(edit.ops) >= shared else {"keep_beginnings": True}
         tries = [self._tries[index] for index in touched]
         heard = self._heard(self._watched.take(touched), tries, edit, kept)
         found = dict(zip(touched, self._observed(heard, touched), strict=True))
-        return [found.get(index, one) for index, one in enumerate(self.before)]
+        return [found[index] if one is None else found.get(index, one) for index, one in enumerate(self.before)]
 
     def _heard(
         self, prepared: Prepared, tries: Sequence[Sequence[Row]], edit: Edit | None, kept: Mapping[str, Any]

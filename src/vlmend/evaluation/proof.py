@@ -18,7 +18,7 @@ __all__ = ["Change", "EditCost", "ProbeRecord", "Proof", "Summary", "summarised"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A score before and after, and their paired difference."""
+    """A score before and after, and their paired difference; of no records where it was not asked before."""
 
     before: Estimate
     after: Estimate
@@ -161,13 +161,19 @@ def _measured(kind: str, records: Sequence[ProbeRecord], protocol: Protocol, rec
 
 def _change(records: Sequence[ProbeRecord], score: Callable[[ProbeRecord], Scores]) -> Change:
     scored = [(record.case, *score(record)) for record in records]
-    pairs = [(case, one, other) for case, one, other in scored if one is not None and other is not None]
-    clusters = [case for case, _, _ in pairs]
+    was = [(case, one) for case, one, _ in scored if one is not None]
+    now = [(case, other) for case, _, other in scored if other is not None]
+    gained = [(case, other - one) for case, one, other in scored if one is not None and other is not None]
     return Change(
-        before=estimate([one for _, one, _ in pairs], clusters),
-        after=estimate([other for _, _, other in pairs], clusters),
-        gain=paired([other - one for _, one, other in pairs], clusters),
+        before=estimate(*_columns(was)),
+        after=estimate(*_columns(now)),
+        gain=paired(*_columns(gained)),
     )
+
+
+def _columns(scored: Sequence[tuple[str, float]]) -> tuple[list[float], list[str]]:
+    """Values, and the cases they belong to."""
+    return [value for _, value in scored], [case for case, _ in scored]
 
 
 def _plain(summary: Mapping[str, Summary]) -> dict[str, Any]:

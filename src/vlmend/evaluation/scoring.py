@@ -20,7 +20,7 @@ def record_of(
     case: EditCase,
     probe: Probe,
     target: Sequence[int],
-    before: Observed,
+    before: Observed | None,
     after: Observed,
     *,
     recognised: bool | None = None,
@@ -31,30 +31,32 @@ def record_of(
         case: the probe's case.
         probe: what was asked.
         target: the tokens of its answer.
-        before, after: what the model did; with log-probabilities where the answer must stay.
+        before, after: what the model did, with log-probabilities where the answer must stay; ``before`` may be
+            unknown (``None``) where it need not.
         recognised: whether the unedited model gets right what the probe rests on.
     """
     example, keeps = probe.example, kind_of(probe.kind).keeps
-    wanted = before.likeliest if keeps else tuple(target)
-    accepted = example.accepted if not keeps else () if before.text is None else (before.text,)
+    wanted = before.likeliest if keeps and before else tuple(target)
+    said = None if before is None else before.text
+    accepted = example.accepted if not keeps else () if said is None else (said,)
     return ProbeRecord(
         case=case.id,
         kind=probe.kind,
         question=example.question,
         image=str(example.image) if isinstance(example.image, Path) else None,
         target=example.answer or None,
-        before=before.text,
+        before=said,
         after=after.text,
-        tf_token_acc_before=_share(before.likeliest, wanted),
+        tf_token_acc_before=_share(before.likeliest, wanted) if before else None,
         tf_token_acc_after=_share(after.likeliest, wanted),
-        tf_exact_before=_all(before.likeliest, wanted),
+        tf_exact_before=_all(before.likeliest, wanted) if before else None,
         tf_exact_after=_all(after.likeliest, wanted),
-        free_exact_before=_right(matches, before.text, accepted),
+        free_exact_before=_right(matches, said, accepted),
         free_exact_after=_right(matches, after.text, accepted),
-        free_vqa_before=_right(vqa_matches, before.text, accepted),
+        free_vqa_before=_right(vqa_matches, said, accepted),
         free_vqa_after=_right(vqa_matches, after.text, accepted),
-        kl=_divergence(before, after) if keeps else None,
-        top_before=before.top if keeps else (),
+        kl=_divergence(before, after) if keeps and before else None,
+        top_before=before.top if keeps and before else (),
         top_after=after.top if keeps else (),
         recognised=recognised,
         counterfactual=case.counterfactual,

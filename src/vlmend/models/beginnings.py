@@ -51,20 +51,36 @@ class Known:
         self._lasting = state is not None
         self._kept: _Kept = {} if state is None else kept
         self._state = state or ()
-        self._mine: dict[Any, Beginning] = dict(self._kept.get(self._state, {}))
+        whole = len(parts.layers)
+        self._mine: dict[Any, Beginning] = {
+            name: one for name, one in self._kept.get(self._state, {}).items() if one.depth == whole
+        }
 
     def __contains__(self, name: Any) -> bool:
         return name in self._mine
 
     def start(self, row: Row, plan: Plan) -> tuple[int, Beginning] | None:
         """What a row's beginning has in common with a known one."""
-        name, layers = named(row, Plan()), len(self._parts.layers)
-        same = min((op.layer + (not isinstance(op, NeuronOperation)) for op in plan.states), default=layers)
+        name, same = named(row, Plan()), self._untouched(plan)
         found = [
-            (min(same, _alike(self._state, state)), known[name]) for state, known in self._kept.items() if name in known
+            (self._shared(known[name], min(same, _alike(self._state, state))), known[name])
+            for state, known in self._kept.items()
+            if name in known
         ]
         layers, known = max(found, key=lambda one: one[0], default=(0, None))
         return None if known is None or not layers else (layers, known)
+
+    def _untouched(self, plan: Plan) -> int:
+        """How many of the lowest layers run as without what acts."""
+        return min(
+            (op.layer + (not isinstance(op, NeuronOperation)) for op in plan.states), default=len(self._parts.layers)
+        )
+
+    def _shared(self, known: Beginning, most: int) -> int:
+        """How many of the lowest ``most`` layers of a known beginning need not be run again."""
+        if most == known.depth == len(self._parts.layers):
+            return most
+        return max((layer + 1 for layer in known.outputs if layer < most), default=0)
 
     def forget(self, names: Sequence[Any]) -> None:
         """Let them be run anew."""
@@ -76,41 +92,77 @@ class Known:
         if self._lasting:
             self._kept.setdefault(self._state, {}).update(self._mine)
 
-    def begin(self, call: Cut, plans: Sequence[Plan], starts: Starts) -> list[Beginning]:
-        """What every row begins with; run where it is not known."""
+    def begin(self, call: Cut, plans: Sequence[Plan], starts: Starts, *, below_first: bool = False) -> list[Beginning]:
+        """What every row begins with; run where it is not known.
+
+        Args:
+            call: of the rows.
+            plans: what acts on each.
+            starts: what beginnings have in common with known ones.
+            below_first: run those on which something acts up to there, and keep that, before they are run on.
+        """
         names = [named(row, plan) for row, plan in zip(call.rows, plans, strict=True)]
         count = len(self._parts.layers)
-        alike: dict[tuple[int, bool], list[int]] = {}
+        alike: dict[tuple[int, int, bool], list[int]] = {}
         for name in dict.fromkeys(names):
             index = names.index(name)
             layers, base = starts.get(name, (0, None))
             if name not in self._mine and layers == count and base is not None:
                 self._mine[name] = base
             elif name not in self._mine:
-                alike.setdefault((layers, bool(plans[index].states)), []).append(index)
-        for (layers, edited), group in alike.items():
+                plan = plans[index]
+                alike.setdefault((layers, self._untouched(plan), bool(plan.states)), []).append(index)
+        for (layers, untouched, edited), group in alike.items():
+            fresh = below_first and self._lasting and edited and not layers and 0 < untouched < count
             for some in call.at_once(group):
-                bases = [starts[names[index]][1] for index in some] if layers else []
-                stumps = [stump(call.rows[index], call.count) for index in some]
-                with ExitStack() as stack:
-                    stack.enter_context(acting(self._parts, stumps, [plans[i] for i in some], with_targets=False))
-                    if layers:
-                        gave_BTD = torch.cat([base.outputs[layers - 1] for base in bases])
-                        stack.enter_context(starting(self._parts, layers, gave_BTD))
-                    made = call.begin(some, keep=range(count - 1) if self._lasting and not edited else ())
-                if layers:
-                    made = [one.over(base, layers) for one, base in zip(made, bases, strict=True)]
+                if fresh:
+                    bases = self._begun_below(call, some, untouched)
+                else:
+                    bases = [starts[names[index]][1] for index in some] if layers else []
+                made = self._go_on(call, plans, some, untouched if fresh else layers, bases, edited)
                 self._mine.update(zip((names[index] for index in some), made, strict=True))
         return [self._mine[name] for name in names]
+
+    def _go_on(
+        self,
+        call: Cut,
+        plans: Sequence[Plan],
+        some: Sequence[int],
+        layers: int,
+        bases: Sequence[Beginning],
+        edited: bool,
+    ) -> list[Beginning]:
+        """Run beginnings from a layer on, where what they are below is known."""
+        stumps = [stump(call.rows[index], call.count) for index in some]
+        with ExitStack() as stack:
+            stack.enter_context(acting(self._parts, stumps, [plans[i] for i in some], with_targets=False))
+            if layers:
+                gave_BTD = torch.cat([base.outputs[layers - 1] for base in bases])
+                stack.enter_context(starting(self._parts, layers, gave_BTD))
+            keep = range(len(self._parts.layers) - 1) if self._lasting and not edited else ()
+            made = call.begin(some, keep=keep)
+        return [one.over(base, layers) for one, base in zip(made, bases, strict=True)] if layers else made
+
+    def _begun_below(self, call: Cut, some: Sequence[int], layers: int) -> list[Beginning]:
+        """Run the lowest layers of beginnings as the model is, and let later runs know."""
+        made = call.begin(some, keep=range(layers), end=layers)
+        known = self._kept.setdefault(self._state, {})
+        for index, one in zip(some, made, strict=True):
+            known.setdefault(named(call.rows[index], Plan()), one)
+        return made
 
     def states(self, call: Cut, layers: Sequence[int]) -> list[list[Tensor]]:
         """Every unedited row's states behind each layer, prompt and target, [T, D]; nothing above these is run."""
         names = [named(row, Plan()) for row in call.rows]
-        begun = {name: one for name in names if (one := self._mine.get(name)) and set(layers) <= one.outputs.keys()}
+        kept = {**self._kept.get(self._state, {}), **self._mine}
+        begun = {name: one for name in names if (one := kept.get(name)) and set(layers) <= one.outputs.keys()}
         fresh = [names.index(name) for name in dict.fromkeys(names) if name not in begun]
         for some in call.at_once(fresh):
             made = call.begin(some, keep=layers, end=max(layers) + 1)
             begun.update(zip((names[index] for index in some), made, strict=True))
+        if self._lasting:
+            known = self._kept.setdefault(self._state, {})
+            known.update((names[index], begun[names[index]]) for index in fresh if names[index] not in known)
         each = [begun[name] for name in names]
         lengths = [len(row.ids_T) + len(row.target_N) - call.count for row in call.rows]
         return [

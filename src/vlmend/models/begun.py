@@ -88,7 +88,7 @@ class Begun:
         rest = {index: row for index, row in rows.items() if index not in found and _fits(row, plans[index], stages)}
         lasting = bool(stages) or lasting  # what comes before a stage has no part in what is being made
         known = Known(self._parts, prepared.begun, self._state() if lasting else None)
-        for group in [list(rest)] if stages else self._worth_it(rest, plans, known):
+        for group in [list(rest)] if stages else self._worth_it(rest, plans, known, lasting=lasting):
             for some in by_beginning({index: rest[index] for index in group}, most):
                 part, acts = prepared.take(some), [plans[index] for index in some]
                 logits = self._checked(part, acts, stages, known, whole)
@@ -103,12 +103,17 @@ class Begun:
         stages = (*range(2, self.alone, 2), self.alone)
         return tuple(map(self._weights.state_before, stages))
 
-    def _worth_it(self, rows: dict[int, Row], plans: Sequence[Plan], known: Known) -> list[list[int]]:
+    def _worth_it(self, rows: dict[int, Row], plans: Sequence[Plan], known: Known, *, lasting: bool) -> list[list[int]]:
         """Indices of rows that are run faster so: those whose beginnings are known, and those that share new ones."""
         begun = [
             index
             for index, row in rows.items()
-            if row.picture and (named(row, plans[index]) in known or known.start(row, plans[index]))
+            if row.picture
+            and (
+                (plans[index].states and lasting and self._starts)  # what is below the edit is kept for others
+                or named(row, plans[index]) in known
+                or known.start(row, plans[index])
+            )
         ]
         return [begun, *worth_sharing({index: row for index, row in rows.items() if index not in begun})]
 
@@ -152,7 +157,7 @@ class Begun:
             call = self.cut(part)
             if call is None:
                 return None
-            begun = known.begin(call, plans, starts) if call.count else []
+            begun = known.begin(call, plans, starts, below_first=bool(self._starts)) if call.count else []
         if stages:
             return call.predicting(self._kept(part, call, begun, stages))
         beside = [Plan(states=tuple(op for op in one.states if isinstance(op, NeuronOperation))) for one in plans]

@@ -26,12 +26,17 @@ class Beginning:
     """What a decoder makes of what some rows begin with.
 
     Attributes:
-        cached: every layer's keys and values.
+        cached: every layer's keys and values; or the lowest layers', where the others have not been run.
         outputs: layer -> what it gave, [1, tokens, D]; of those that are kept.
     """
 
     cached: Cached
     outputs: Mapping[int, Tensor]
+
+    @property
+    def depth(self) -> int:
+        """How many layers have been run."""
+        return len(self.cached)
 
     def over(self, base: Beginning, layers: int) -> Beginning:
         """With the lowest layers of another, which were not run again."""

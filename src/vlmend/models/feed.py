@@ -8,18 +8,19 @@ language model is run directly.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
 
 from vlmend.errors import PartsError
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Batch, Features, Prepared
-from vlmend.models.trace import added_to
+from vlmend.models.trace import added_to, watched
+from vlmend.models.unread import skipping, unread
 
 __all__ = ["Feeder", "feeder_of"]
 
@@ -38,6 +39,7 @@ class Feeder:
         self._forward_takes = _argument_names(model.forward)
         decoder = {id(parameter) for parameter in parts.decoder.parameters()}
         self._outside = [parameter for parameter in model.parameters() if id(parameter) not in decoder]
+        self._unread: tuple[nn.Module, ...] | None = None  # not known yet
 
     @property
     def speaker(self) -> Any:
@@ -129,13 +131,25 @@ class Feeder:
         names = [name for name in sides[0] if name in self._encoder_takes]
         inputs = {name: torch.cat([side[name] for side in sides]).to(self._model.device) for name in names}
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
-        out = self._model.get_image_features(**inputs, return_dict=True)
-        encoded = _Encoded(type(out), out.pooler_output, tuple(getattr(out, _DEEP, None) or ()))
+        with skipping(self._not_read(inputs)):
+            encoded = self._encoded(inputs)
         if len(keys) == 1:
             return [encoded]
         if any(len(level) != len(keys) for level in encoded.levels):  # not one entry a picture: take them one by one
             return [self._encode_alike([key], prepared)[0] for key in keys]
         return [encoded.of(index) for index in range(len(keys))]
+
+    def _encoded(self, inputs: Mapping[str, Tensor]) -> _Encoded:
+        out = self._model.get_image_features(**inputs, return_dict=True)
+        return _Encoded(type(out), out.pooler_output, tuple(getattr(out, _DEEP, None) or ()))
+
+    def _not_read(self, inputs: Mapping[str, Tensor]) -> Sequence[nn.Module]:
+        """The layers of the encoder that need not be run; all are while somebody watches what it gives."""
+        if watched(self._parts.vision):
+            return ()
+        if self._unread is None:
+            self._unread = unread(self._parts.vision, lambda: self._encoded(inputs).tensors)
+        return self._unread
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +169,10 @@ class _Encoded:
     @property
     def levels(self) -> tuple[Any, ...]:
         return (self.pooled, *self.deep)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [piece for level in self.levels for piece in ([level] if isinstance(level, Tensor) else level)]
 
     def of(self, index: int) -> _Encoded:
         """What belongs to one picture, where there is one entry for each."""

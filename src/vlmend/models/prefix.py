@@ -26,7 +26,7 @@ from vlmend.models.trace import capture, reaching
 
 __all__ = ["Cut", "beginning", "cut", "name_of", "stump"]
 
-_AT_ONCE = 1024  # tokens of beginnings that are run together: more fall out of a processor's cache
+_AT_ONCE = 2048  # tokens of beginnings that are run together: of many more the states fall out of a processor's cache
 _OURS = ("use_cache", "past_key_values", "return_dict", "input_ids", "output_attentions", "output_hidden_states")
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "rewritten",
     "short_circuited",
     "told",
+    "watched",
     "with_first",
 ]
 
@@ -56,7 +57,12 @@ def first_tensor(values: Any) -> Tensor | None:
 
 def hooked(owner: Any) -> bool:
     """Whether somebody watches or changes what the modules inside are given or return."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in owner.modules())
+    return any(map(watched, owner.modules()))
+
+
+def watched(module: Any) -> bool:
+    """Whether somebody watches or changes what this module itself is given or returns."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def with_first(values: Any, tensor: Tensor) -> Any:
