@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlmend import __version__
-from vlmend.cli import ask, bench, data, demo, diagnose, doctor, edit, edits, measure, train_editor, world
+from vlmend.cli import ask, bench, data, demo, diagnose, doctor, edit, edits, measure, sequence, train_editor, world
 from vlmend.cli.console import complain
 from vlmend.errors import VlmendError
 
@@ -76,6 +76,7 @@ app.command()(diagnose.diagnose)
 app.command()(edit.edit)
 app.command()(train_editor.train_editor)
 app.command()(bench.bench)
+app.command()(sequence.sequence)
 app.command()(measure.measure)
 app.command()(doctor.doctor)
 app.add_typer(data.app, name="data")

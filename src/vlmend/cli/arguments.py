@@ -28,6 +28,7 @@ __all__ = [
     "check_askable",
     "load_model",
     "make_editor",
+    "make_editors",
     "make_training",
     "read_cases",
     "read_settings",
@@ -102,6 +103,20 @@ def make_editor(name: str, settings: Mapping[str, Any]) -> Editor:
 
     editor(name, **settings)  # complains about unknown names
     return _with(settings, editor_class(name), f"editor '{name}'")
+
+
+def make_editors(names: str, settings: Sequence[str]) -> list[Editor]:
+    """The editors of a comma-separated list, each with its own settings, each once."""
+    wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if not wanted:
+        raise VlmendError("--editors names no editor")
+    split: dict[str, dict[str, Any]] = {name: {} for name in wanted}
+    for key, value in read_settings(settings).items():
+        editor, _, name = key.partition(".")
+        if editor not in split or not name:
+            raise VlmendError(f"--set takes EDITOR.NAME=VALUE with an editor of this bench, not '{key}'")
+        split[editor][name] = value
+    return [make_editor(name, split[name]) for name in wanted]
 
 
 def make_training(name: str, settings: Mapping[str, Any]) -> Trainable:

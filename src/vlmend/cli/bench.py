@@ -17,17 +17,14 @@ from vlmend.cli.arguments import (
     SkipMissingOption,
     check_askable,
     load_model,
-    make_editor,
+    make_editors,
     read_cases,
-    read_settings,
 )
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.measuring import described, measure
 from vlmend.cli.tables import Comparison
-from vlmend.errors import VlmendError
 
 if TYPE_CHECKING:
-    from vlmend.editors.base import Editor
     from vlmend.evaluation.proof import Proof
     from vlmend.evaluation.stats import Estimate
 
@@ -100,17 +97,3 @@ def _by_editor(proofs: Sequence[Proof], estimates: Sequence[Estimate | None]) ->
     """What was estimated for each editor as JSON values; a mean of nothing is left out."""
     pairs = zip(proofs, estimates, strict=True)
     return {proof.method: asdict(one) for proof, one in pairs if one is not None and one.n}
-
-
-def make_editors(names: str, settings: Sequence[str]) -> list[Editor]:
-    """The editors of a comma-separated list, each with its own settings, each once."""
-    wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    if not wanted:
-        raise VlmendError("--editors names no editor")
-    split: dict[str, dict[str, Any]] = {name: {} for name in wanted}
-    for key, value in read_settings(settings).items():
-        editor, _, name = key.partition(".")
-        if editor not in split or not name:
-            raise VlmendError(f"--set takes EDITOR.NAME=VALUE with an editor of this bench, not '{key}'")
-        split[editor][name] = value
-    return [make_editor(name, split[name]) for name in wanted]

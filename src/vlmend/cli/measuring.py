@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vlmend.models.vlm import VLM
     from vlmend.report import Report
 
-__all__ = ["described", "measure"]
+__all__ = ["described", "identity", "measure", "run_settings"]
 
 SEED = 0
 
@@ -48,7 +48,7 @@ def measure(
 
     torch.manual_seed(SEED)
     way = protocol or DEFAULT
-    settings = _settings(vlm, editors, cases, way, max_new_tokens) | ({"at_once": True} if at_once else {})
+    settings = run_settings(vlm, editors, cases, way, max_new_tokens) | ({"at_once": True} if at_once else {})
     with Run(folder, settings) as run:
         logs = [run.part(editor=editor.name) for editor in editors]
         done = sum(len(log.records) for log in logs)
@@ -72,7 +72,7 @@ def _result(proof: Proof) -> dict[str, Any]:
     return {"metrics": proof.metrics, "apart": proof.metrics_apart, "cost": asdict(cost_of(proof))}
 
 
-def _settings(
+def run_settings(
     vlm: VLM, editors: Sequence[Editor], cases: Sequence[EditCase], protocol: Protocol, max_new_tokens: int
 ) -> dict[str, Any]:
     """All that the records depend on."""
@@ -82,7 +82,7 @@ def _settings(
     return {
         "model": vlm.name,
         "fingerprint": vlm.fingerprint,
-        "cases": {"count": len(cases), "hash": _hash(cases)},
+        "cases": identity(cases),
         "editors": {editor.name: settings_of(editor) for editor in editors},
         "protocol": protocol.name,
         "max_new_tokens": max_new_tokens,
@@ -91,8 +91,9 @@ def _settings(
     }
 
 
-def _hash(cases: Sequence[EditCase]) -> str:
-    """Of what the cases ask and expect, in order; pictures count by file name, wherever they lie."""
+def identity(cases: Sequence[EditCase]) -> dict[str, Any]:
+    """What tells cases from others in a run folder: a hash of what they ask and expect, in order; pictures count by
+    file name, wherever they lie."""
     digest = hashlib.blake2b(digest_size=8)
     for case in cases:
         digest.update(f"{case.id}\0{case.counterfactual}".encode())
@@ -100,7 +101,7 @@ def _hash(cases: Sequence[EditCase]) -> str:
         for probe in case.probes:
             for example in (probe.example, *probe.premises):
                 digest.update("\0".join((probe.kind, *_asked(example))).encode())
-    return digest.hexdigest()
+    return {"count": len(cases), "hash": digest.hexdigest()}
 
 
 def _asked(example: Example) -> tuple[str, ...]:

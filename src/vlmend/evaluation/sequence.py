@@ -1,0 +1,265 @@
+"""Many edits one after another: what is left of the earlier ones, and what they do to all else, along the way.
+
+Every edit is made on the model with the earlier ones in force, as a service makes them. At chosen numbers of edits the
+probes of earlier cases are asked again (retention), and questions that no edit is about.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlmend.data.records import EditCase, Example
+from vlmend.editors.base import Editor, check_cases
+from vlmend.edits.compact import compact
+from vlmend.edits.edit import Edit
+from vlmend.edits.packing import packed
+from vlmend.errors import EditError
+from vlmend.evaluation.cost import measured
+from vlmend.evaluation.editing import evaluate
+from vlmend.evaluation.proof import without_nan
+from vlmend.evaluation.protocols import DEFAULT, Protocol
+from vlmend.evaluation.stats import Estimate, wilson
+from vlmend.evaluation.text import matches
+from vlmend.models.vlm import VLM
+from vlmend.runs import Log
+
+__all__ = ["POINTS", "HeldOut", "Point", "sequence"]
+
+POINTS = (1, 10, 30, 100, 300, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Questions that no edit is about, before and after.
+
+    Attributes:
+        unchanged: share of the model's own answers that are what they were without edits.
+        right_before, right_after: share of them that are right.
+    """
+
+    unchanged: Estimate
+    right_before: Estimate
+    right_after: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What was measured after so many edits.
+
+    Attributes:
+        edits: how many had been made, or tried.
+        failed: how many of them the editor refused or could not make.
+        retained: kind of probe -> its metric (`Summary`, as plain values) over earlier cases, the last one included.
+        cases: how many earlier cases were asked.
+        held_out: name -> what became of questions that no edit is about (`HeldOut`, as plain values).
+        finite: whether every number of the edits is one.
+        seconds_per_edit: wall seconds of making one, mean since the point before.
+        seconds_per_query: wall seconds of one answer to a held-out question; ``None`` without any.
+        bytes_per_edit: of tensors, mean over all edits made; what edits share counts once.
+    """
+
+    edits: int
+    failed: int
+    retained: Mapping[str, Any]
+    cases: int
+    held_out: Mapping[str, Any]
+    finite: bool
+    seconds_per_edit: float
+    seconds_per_query: float | None
+    bytes_per_edit: float
+
+
+def sequence(
+    vlm: VLM,
+    editor: Editor,
+    cases: Sequence[EditCase],
+    *,
+    at: Sequence[int] = POINTS,
+    asked: int = 100,
+    held_out: Mapping[str, Sequence[Example]] | None = None,
+    protocol: Protocol = DEFAULT,
+    max_new_tokens: int = 32,
+    seed: int = 0,
+    log: Log | None = None,
+    folder: Path | None = None,
+    progress: Callable[[], None] | None = None,
+) -> list[Point]:
+    """Edit cases one after another, and measure on the way.
+
+    Args:
+        vlm: the model; left bit for bit as it was.
+        editor: what makes the edits.
+        cases: in the order in which they are edited.
+        at: after how many edits to measure; numbers above that of the cases are left out.
+        asked: of how many earlier cases, at most, the probes are asked at a point; drawn by ``seed``.
+        held_out: name -> examples that no case is about.
+        protocol, max_new_tokens: as of `evaluate`.
+        log: where finished points are found and new ones added.
+        folder: where the edits made by each point are kept, so that a run that was cut short goes on there; needed
+            with ``log``.
+        progress: called after every edit.
+
+    Raises:
+        EditError: there are no cases, a request has no target, or no point lies within the cases.
+    """
+    check_cases(cases)
+    points = sorted({point for point in at if 0 < point <= len(cases)})
+    if not points:
+        raise EditError(f"no point to measure at lies between 1 and the {len(cases)} cases")
+    done = [Point(**record) for record in (log.records if log else ())]
+    watch = _Watch(vlm, held_out or {}, protocol, max_new_tokens, seed, asked)
+    walk = _Walk(vlm, editor, protocol)
+    if done and folder is not None:
+        walk.goes_on(_kept(folder, done[-1].edits), done[-1])
+    with walk:
+        for index in range(done[-1].edits if done else 0, points[-1]):
+            walk.step(cases[index])
+            if progress is not None:
+                progress()
+            if index + 1 in points:
+                point = watch.point(walk, cases[: index + 1])
+                if folder is not None and walk.edit is not None:
+                    walk.edit.save(_place(folder, index + 1))
+                if log is not None:
+                    log.append(asdict(point))
+                done.append(point)
+    return done
+
+
+def _place(folder: Path, count: int) -> Path:
+    return folder / f"{count:05d}-edits"
+
+
+def _kept(folder: Path, count: int) -> Edit | None:
+    place = _place(folder, count)
+    return Edit.load(place) if place.exists() else None
+
+
+class _Walk:
+    """The edits made by now, in force while the next is made; within its context."""
+
+    def __init__(self, vlm: VLM, editor: Editor, protocol: Protocol) -> None:
+        self.vlm = vlm
+        self._editor = editor
+        self._protocol = protocol
+        self._handle: Any = None
+        self.edit: Edit | None = None
+        self.made = self.failed = 0
+        self.size = 0  # bytes of all that was made
+        self.seconds: list[float] = []  # of the edits since they were last asked for
+
+    def goes_on(self, edit: Edit | None, point: Point) -> None:
+        """From what an earlier run had made."""
+        self.edit, self.failed = edit, point.failed
+        self.made = point.edits - point.failed
+        self.size = round(point.bytes_per_edit * self.made)
+
+    def step(self, case: EditCase) -> None:
+        """Make one more edit, and put it in force."""
+        try:
+            with measured(self.vlm.device) as cost:
+                new = self._editor.fit(self.vlm, [self._protocol.worded(case)])
+        except EditError:
+            self.failed += 1
+            return
+        self.seconds.append(cost.seconds)
+        self.made += 1
+        self.size += self._bytes(new)
+        together = new if self.edit is None else self.edit + new
+        self.edit = compact(replace(together, fitted_on=()))
+        self.paused()
+        self._handle = self.vlm.apply(self.edit)
+
+    def paused(self) -> None:
+        """Take the edits back until the next step."""
+        if self._handle is not None:
+            self._handle.undo()
+            self._handle = None
+
+    def resumed(self) -> None:
+        """Put them in force again."""
+        if self._handle is None and self.edit is not None:
+            self._handle = self.vlm.apply(self.edit)
+
+    def _bytes(self, edit: Edit) -> int:
+        """Of an edit's tensors that the earlier ones have not brought along."""
+        earlier = {} if self.edit is None else packed(self.edit.ops)[1]
+        shared = {tensor.data_ptr() for tensor in earlier.values()}
+        own = {tensor.data_ptr(): tensor for tensor in packed(edit.ops)[1].values()}
+        return sum(one.numel() * one.element_size() for place, one in own.items() if place not in shared)
+
+    def __enter__(self) -> _Walk:
+        self.resumed()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.paused()
+
+
+class _Watch:
+    """What is asked at every point."""
+
+    def __init__(
+        self,
+        vlm: VLM,
+        held_out: Mapping[str, Sequence[Example]],
+        protocol: Protocol,
+        max_new_tokens: int,
+        seed: int,
+        asked: int,
+    ) -> None:
+        self._vlm = vlm
+        self._protocol = protocol
+        self._limit = max_new_tokens
+        self._seed = seed
+        self._asked = asked
+        self._held_out = {name: list(some) for name, some in held_out.items()}
+        self._prepared = {name: vlm.prepare(some) for name, some in self._held_out.items()}
+        self._said = {
+            name: vlm.generate(rows, max_new_tokens=max_new_tokens or 32) for name, rows in self._prepared.items()
+        }
+
+    def point(self, walk: _Walk, cases: Sequence[EditCase]) -> Point:
+        """Measure the edits made by now."""
+        walk.paused()
+        if walk.edit is None:
+            raise EditError(f"none of the first {len(cases)} edits could be made")
+        earlier = random.Random(f"{self._seed}/{len(cases)}").sample(range(len(cases)), min(self._asked, len(cases)))
+        some = [cases[index] for index in sorted(earlier)]
+        proof = evaluate(self._vlm, walk.edit, some, protocol=self._protocol, max_new_tokens=self._limit, gains=False)
+        with self._vlm.using(walk.edit):
+            begun = time.monotonic()
+            replies = {
+                name: self._vlm.generate(rows, max_new_tokens=self._limit or 32)
+                for name, rows in self._prepared.items()
+            }
+            seconds, count = time.monotonic() - begun, sum(map(len, replies.values()))
+        tensors = packed(walk.edit.ops)[1].values()
+        point = Point(
+            edits=len(cases),
+            failed=walk.failed,
+            retained=proof.metrics,
+            cases=len(some),
+            held_out={name: without_nan(asdict(self._compared(name, now))) for name, now in replies.items()},
+            finite=all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point()),
+            seconds_per_edit=sum(walk.seconds) / max(1, len(walk.seconds)),
+            seconds_per_query=seconds / count if count else None,
+            bytes_per_edit=walk.size / max(1, walk.made),
+        )
+        walk.seconds.clear()
+        walk.resumed()
+        return point
+
+    def _compared(self, name: str, now: Sequence[str]) -> HeldOut:
+        before, examples = self._said[name], self._held_out[name]
+        known = [index for index, example in enumerate(examples) if example.accepted]
+        same = sum(matches(now[index], (said,)) for index, said in enumerate(before))
+        right = [sum(matches(said[index], examples[index].accepted) for index in known) for said in (before, now)]
+        return HeldOut(wilson(same, len(before)), *(wilson(count, len(known)) for count in right))

@@ -1,0 +1,41 @@
+"""`vlmend sequence`: a table, a figure, a run folder that goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+FAST = ("--set", "ft.steps=2", "--max-new-tokens", "4")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder) -> Path:
+    return tiny_folder()
+
+
+def test_measures_on_the_way_and_goes_on(vlmend_cli, model, cases_file, tmp_path):
+    out = tmp_path / "run"
+    given = ("sequence", model, cases_file, "--out", out, "--at", "1,2", *FAST, "--held-out", f"beside={cases_file}")
+    first = vlmend_cli(*given)
+    assert first.code == 0, first.stderr
+    for words in ("ft: per cent after so many edits", "Reliability", "beside: unchanged", "Seconds per edit"):
+        assert words in first.stdout
+    figure = Path(first.stdout.strip().splitlines()[-1])
+    with Image.open(figure) as picture:
+        assert picture.width > 1000
+    assert {path.name for path in (out / "edits" / "ft").iterdir()} == {"00001-edits", "00002-edits"}
+    again = vlmend_cli(*given, "--json")
+    (points,) = again.document["editors"].values()
+    assert [point["edits"] for point in points] == [1, 2]
+    assert len((out / "records.jsonl").read_text().splitlines()) == 2
+
+
+def test_mistakes(vlmend_cli, model, cases_file, tmp_path):
+    given = ("sequence", model, cases_file, "--out", tmp_path / "run")
+    assert vlmend_cli(*given, "--at", "1,two").is_a_users_mistake("--at", "1,two")
+    assert vlmend_cli(*given, "--at", "5000").is_a_users_mistake("no point", "cases")
+    assert vlmend_cli(*given, "--held-out", "vqa").is_a_users_mistake("--held-out", "NAME=FILE")
+    assert vlmend_cli(*given, "--held-out", "vqa=missing.json").is_a_users_mistake("missing.json")
+    assert not (tmp_path / "run").exists()
