@@ -12,6 +12,7 @@ VlmendError
 │   └── EditFormatError     its folder is incomplete or damaged
 ├── AttributionError        an answer cannot be attributed: no picture, no token, states that are not finite
 ├── UnknownNameError        no editor (or other registered thing) of that name: lists what there is
+├── LaunchError             the processes of a launch are not those that were asked for
 ├── RunError                a run folder belongs to other settings or is damaged
 └── WriteError              a file cannot be written: names it and says why
 
@@ -29,6 +30,7 @@ __all__ = [
     "EditError",
     "EditFormatError",
     "FingerprintError",
+    "LaunchError",
     "MissingImageError",
     "ModelError",
     "ModelNotFoundError",
@@ -124,6 +126,10 @@ class UnknownNameError(VlmendError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         super().__init__(f"no {kind} named '{name}'; there are: {', '.join(sorted(known))}")
         self.name = name
+
+
+class LaunchError(VlmendError):
+    """A launcher started other processes than it was asked for."""
 
 
 class RunError(VlmendError):

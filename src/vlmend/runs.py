@@ -1,7 +1,8 @@
 """The run folder of anything long: records are appended and flushed as they happen, so that a killed run goes on.
 
 ``run.json`` holds the settings, ``records.jsonl`` one line per case, ``metrics.json`` the result. A run that is
-started again with equal settings finds its finished records; with other settings it is an error.
+started again with equal settings finds its finished records; with other settings it is an error. Several processes
+share a folder: the first writes ``records.jsonl``, each other one a file of its own beside it, and records say which.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from vlmend.errors import RunError, WriteError
+from vlmend.ranks import ALONE, Ranks
 
 __all__ = ["Log", "Part", "Run", "whole", "write_json"]
 
@@ -73,6 +75,7 @@ class Run:
     Args:
         folder: made if absent.
         settings: everything the records depend on; compared with those of an earlier start.
+        ranks: the processes that share it; the first makes it, the others wait for that.
 
     Raises:
         RunError: the folder holds a run with other settings, or an unreadable ``run.json``.
@@ -81,8 +84,17 @@ class Run:
     Used as a context: an error within leaves a note of the records kept; a new run without any leaves no folder.
     """
 
-    def __init__(self, folder: Path | str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path | str, settings: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
+        self._ranks = ranks
         self.folder = Path(folder)
+        if ranks.first:
+            self._open(settings)
+            ranks.wait()
+        else:
+            ranks.wait()
+            self._open(settings)
+
+    def _open(self, settings: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = json.loads(json.dumps(dict(settings)))
         about = self.folder / "run.json"
@@ -101,17 +113,18 @@ class Run:
             except WriteError:
                 self._discard()
                 raise
-        self.records = self._finished()
-        self._file = (self.folder / "records.jsonl").open("ab", buffering=0)
+        self._path = self.folder / (f"records.rank{self._ranks.index}.jsonl" if self._ranks.index else "records.jsonl")
+        files = [self._path, *sorted(path for path in self.folder.glob("records*.jsonl") if path != self._path)]
+        self.records = [record for path in files for record in self._finished(path)]
+        self._file = self._path.open("ab", buffering=0)
 
-    def _finished(self) -> list[dict[str, Any]]:
-        """Whole records of an earlier start; a last line cut short by a kill is dropped from the file too."""
-        path = self.folder / "records.jsonl"
+    def _finished(self, path: Path) -> list[dict[str, Any]]:
+        """Whole records of an earlier start; a last line cut short by a kill is dropped from one's own file too."""
         if not path.exists():
             return []
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
+        if len(whole) < len(content) and path == self._path:
             with path.open("r+b") as file:
                 file.truncate(len(whole))
         try:
@@ -129,7 +142,8 @@ class Run:
         Raises:
             WriteError: it cannot be written; the records before it are as they were.
         """
-        plain = json.loads(json.dumps(dict(record)))
+        mark = {"rank": self._ranks.index} if self._ranks.count > 1 else {}
+        plain = json.loads(json.dumps(mark | dict(record)))
         left = memoryview((json.dumps(plain, ensure_ascii=False) + "\n").encode())
         end = os.fstat(self._file.fileno()).st_size
         try:
@@ -138,12 +152,13 @@ class Run:
             os.fsync(self._file.fileno())
         except OSError as error:
             self._file.truncate(end)
-            raise WriteError(self.folder / "records.jsonl", error) from error
+            raise WriteError(self._path, error) from error
         self.records.append(plain)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Write ``metrics.json``."""
-        write_json(self.folder / "metrics.json", dict(metrics))
+        """Write ``metrics.json``; the first process does."""
+        if self._ranks.first:
+            write_json(self.folder / "metrics.json", dict(metrics))
 
     def close(self) -> None:
         """Close the record file; the folder stays."""
@@ -163,7 +178,7 @@ class Run:
             kept = "1 finished record, and a run into it goes on after it"
             kept = kept if count == 1 else f"{count} finished records, and a run into it goes on after them"
             error.add_note(f"{self.folder} keeps {kept}")
-        elif self._new:
+        elif self._new and self._ranks.count == 1:
             self._discard()
 
     def _discard(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from vlmend.cli.arguments import (
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.measuring import described, measure
 from vlmend.cli.tables import Comparison
+from vlmend.ranks import Ranks
 
 if TYPE_CHECKING:
     from vlmend.evaluation.proof import Proof
@@ -57,11 +59,20 @@ def bench(
     with replying(as_json) as reply:
         from vlmend.evaluation.protocols import protocol_of
 
+        ranks = Ranks.launched()
         methods, way = make_editors(editors, setting or ()), protocol_of(protocol)
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
         vlm = load_model(model)
         check_askable(vlm, wanted)
-        proofs = measure(vlm, methods, wanted, out, protocol=way, max_new_tokens=max_new_tokens, at_once=together)
+        measured = partial(
+            measure, vlm, methods, wanted, out, protocol=way, max_new_tokens=max_new_tokens, at_once=together
+        )
+        if ranks.count > 1:
+            measured(ranks=ranks)
+            ranks.wait()
+            if not ranks.first:
+                return
+        proofs = measured()
         command = ["vlmend", "bench", model, str(cases), "--editors", editors, "--out", str(out)]
         command += [word for one in setting or () for word in ("--set", one)]
         command += ["--together"] if together else []

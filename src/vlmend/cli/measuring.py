@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmend.cli.console import progress
+from vlmend.ranks import ALONE, Ranks
 from vlmend.runs import Run
 
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ def measure(
     protocol: Protocol | None = None,
     max_new_tokens: int = 32,
     at_once: bool = False,
+    ranks: Ranks = ALONE,
 ) -> tuple[Proof, ...]:
     """Measure every editor on every case, edited alone or all ``at_once``; what a run in this folder has finished
-    before is not done again.
+    before is not done again. Of several processes (``ranks``) each measures its share of the cases; when all have,
+    another call, alone, finds all records.
 
     Raises:
         RunError: the folder holds a run of another model, other cases or other settings.
@@ -49,20 +52,23 @@ def measure(
     torch.manual_seed(SEED)
     way = protocol or DEFAULT
     settings = run_settings(vlm, editors, cases, way, max_new_tokens) | ({"at_once": True} if at_once else {})
-    with Run(folder, settings) as run:
+    mine = ranks.share(cases)
+    with Run(folder, settings, ranks) as run:
         logs = [run.part(editor=editor.name) for editor in editors]
-        done = sum(len(log.records) for log in logs)
-        with progress("Editing and measuring", len(editors) * len(cases), done=done) as advance:
+        ids = {case.id for case in mine}
+        done = sum(record["case"] in ids for log in logs for record in log.records)
+        with progress("Editing and measuring", len(editors) * len(mine), done=done) as advance:
             proofs = compare(
                 vlm,
                 [at_once_by(vlm, editor, cases, way) for editor in editors] if at_once else editors,
-                cases,
+                mine,
                 protocol=way,
                 max_new_tokens=max_new_tokens,
                 runs=logs,
                 progress=lambda _done, _all: advance(),
             )
-        run.finish({proof.method: _result(proof) for proof in proofs})
+        if ranks.count == 1:
+            run.finish({proof.method: _result(proof) for proof in proofs})
     return proofs
 
 
