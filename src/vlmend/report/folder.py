@@ -9,6 +9,7 @@ from vlmend.report.card import case_figure
 from vlmend.report.content import cards
 from vlmend.report.figures import metrics_figure, save
 from vlmend.report.html import write
+from vlmend.report.rulers import rulers_figure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,7 @@ def fill(
     figures = folder / "figures"
     for ending in ("png", "svg"):
         save(metrics_figure(report.proofs), figures / f"metrics.{ending}")
+        save(rulers_figure(report.proofs), figures / f"rulers.{ending}")
     if case_pictures:
         methods = [proof.method for proof in report.proofs]
         for card in cards(report):
