@@ -51,9 +51,11 @@ def sequence_figure(trajectories: Mapping[str, Sequence[Point]], theme: Theme = 
             _dressed(axes, [point.edits for points in trajectories.values() for point in points])
         for axes in panels[len(titles) :]:
             axes.set_axis_off()
+        for axes in panels[max(0, len(titles) - columns) : len(titles)]:  # the lowest of every column
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("edits one after another", color=theme.faint, fontsize=10)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
-        figure.supxlabel("edits made one after another", fontsize=10.5, color=theme.faint)
     return figure
 
 
