@@ -194,3 +194,18 @@ def test_out_is_a_file(
     (tmp_path / "taken").write_text("")
     outcome = vlmend_cli("bench", tiny_folder(), cases_file, "--out", tmp_path / "taken")
     assert outcome.is_a_users_mistake("taken")
+
+
+def test_each_editor_in_each_place(vlmend_cli, tiny_folder, cases_file, tmp_path):
+    given = ("bench", tiny_folder(), cases_file, "--out", tmp_path / "run", "--limit", 1, "--max-new-tokens", 4)
+    fast = ("--editors", "ft,null", "--set", "ft.steps=2", "--set", "ft.lr=0.01")
+    outcome = vlmend_cli(*given, *fast, "--modules", "language,connector,vision", "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert list(outcome.document["editors"]) == ["ft language", "ft connector", "ft vision", "null"]
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    places = [about["editors"][f"ft {place}"]["modules"] for place in ("language", "connector", "vision")]
+    assert places == [["mlp.down"], ["connector"], ["vision"]]
+    changed = {json.dumps(outcome.document["editors"][f"ft {place}"]) for place in ("language", "connector", "vision")}
+    assert len(changed) == 3
+    mistake = vlmend_cli(*given, "--modules", "ears")
+    assert mistake.is_a_users_mistake("--modules", "ears", "language, connector, vision")

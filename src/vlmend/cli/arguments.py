@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "MaxNewTokensOption",
     "ModelArgument",
     "SkipMissingOption",
+    "by_module",
     "check_askable",
     "load_model",
     "make_editor",
@@ -43,6 +44,9 @@ CasesArgument = Annotated[
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Use only the first so many cases.")]
 SkipMissingOption = Annotated[bool, typer.Option("--skip-missing", help="Leave out cases whose pictures are missing.")]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+
+
+_PLACES = ("language", "connector", "vision")
 
 
 def load_model(name: str, **how: Any) -> VLM:
@@ -117,6 +121,25 @@ def make_editors(names: str, settings: Sequence[str]) -> list[Editor]:
             raise VlmendError(f"--set takes EDITOR.NAME=VALUE with an editor of this bench, not '{key}'")
         split[editor][name] = value
     return [make_editor(name, split[name]) for name in wanted]
+
+
+def by_module(editors: Sequence[Any], modules: str) -> list[Any]:
+    """The editors, each that can edit other modules ("connector", "vision") once for each place that is asked for;
+    "language" is where it edits of itself."""
+    from vlmend.editors.base import Labelled
+
+    places = list(dict.fromkeys(place.strip() for place in modules.split(",") if place.strip()))
+    if unknown := [place for place in places if place not in _PLACES]:
+        raise VlmendError(f"--modules takes {', '.join(_PLACES)}, not '{unknown[0]}'")
+    found: list[Any] = []
+    for editor in editors:
+        if not (places and any(field.name == "modules" for field in fields(editor))):
+            found.append(editor)
+            continue
+        for place in places:
+            there: Any = editor if place == "language" else replace(editor, modules=(place,))
+            found.append(Labelled(there, f"{editor.name} {place}"))
+    return found
 
 
 def make_training(name: str, settings: Mapping[str, Any]) -> Trainable:

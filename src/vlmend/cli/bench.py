@@ -16,6 +16,7 @@ from vlmend.cli.arguments import (
     LimitOption,
     ModelArgument,
     SkipMissingOption,
+    by_module,
     check_askable,
     load_model,
     make_editors,
@@ -42,6 +43,10 @@ def bench(
         list[str] | None,
         typer.Option("--set", metavar="EDITOR.NAME=VALUE", help="A setting of one editor; may be repeated."),
     ] = None,
+    modules: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Each editor that can, once in each place: language, connector, vision."),
+    ] = None,
     together: Annotated[
         bool, typer.Option("--together", help="All edits in force at once, instead of every case edited alone.")
     ] = False,
@@ -60,7 +65,7 @@ def bench(
         from vlmend.evaluation.protocols import protocol_of
 
         ranks = Ranks.launched()
-        methods, way = make_editors(editors, setting or ()), protocol_of(protocol)
+        methods, way = by_module(make_editors(editors, setting or ()), modules or ""), protocol_of(protocol)
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
         vlm = load_model(model)
         check_askable(vlm, wanted)
@@ -75,6 +80,7 @@ def bench(
         proofs = measured()
         command = ["vlmend", "bench", model, str(cases), "--editors", editors, "--out", str(out)]
         command += [word for one in setting or () for word in ("--set", one)]
+        command += ["--modules", modules] if modules else []
         command += ["--together"] if together else []
         command += ["--limit", str(limit)] if limit else []
         command += ["--max-new-tokens", str(max_new_tokens)] if max_new_tokens != 32 else []

@@ -14,7 +14,17 @@ from vlmend.edits.ops import Op
 from vlmend.errors import EditError, UnknownNameError
 from vlmend.models.vlm import VLM
 
-__all__ = ["CONTROLS", "EDITORS", "Editor", "check_cases", "edit_of", "editor", "editor_class", "settings_of"]
+__all__ = [
+    "CONTROLS",
+    "EDITORS",
+    "Editor",
+    "Labelled",
+    "check_cases",
+    "edit_of",
+    "editor",
+    "editor_class",
+    "settings_of",
+]
 
 EDITORS = {
     "ft": "vlmend.editors.ft:FT",
@@ -57,6 +67,23 @@ class Editor(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """An editor under another name, so that it can be measured beside itself with other settings.
+
+    Attributes:
+        editor: the editor.
+        name: what it is called.
+    """
+
+    editor: Editor
+    name: str  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
+        """The editor's edit."""
+        return self.editor.fit(vlm, cases)
+
+
 def editor_class(name: str) -> type[Any]:
     """The class of a registered editor.
 
@@ -85,7 +112,7 @@ def editor(name: str, **settings: Any) -> Editor:
 
 def settings_of(editor: Any) -> dict[str, Any]:
     """An editor's hyper-parameters."""
-    return dataclasses.asdict(editor)
+    return dataclasses.asdict(editor.editor if isinstance(editor, Labelled) else editor)
 
 
 def check_cases(cases: Sequence[EditCase]) -> None:
