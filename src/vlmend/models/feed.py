@@ -8,13 +8,13 @@ language model is run directly.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from vlmend.errors import PartsError
 from vlmend.models.parts import Parts
@@ -26,6 +26,9 @@ __all__ = ["Feeder", "feeder_of"]
 _PIXELS = ("pixel_values", "pixel_attention_mask")
 _AT_ONCE = 16
 _DEEP = "deepstack_features"
+
+Rewrite = Callable[[Tensor, Tensor], Tensor]
+"""Tokens that rows have said, [B, N], and logits for the next, [B, V] -> other logits."""
 
 
 class Feeder:
@@ -57,10 +60,14 @@ class Feeder:
         out = self._model(**self._inputs(batch, prepared), logits_to_keep=keep, use_cache=False)
         return out.logits[:, -keep:]
 
-    def generate(self, batch: Batch, prepared: Prepared, settings: GenerationConfig) -> Tensor:
-        """New tokens of every row: [batch, new]."""
-        inputs = self._inputs(batch, prepared)
-        return self._model.generate(**inputs, generation_config=settings)[:, batch.ids_BT.shape[1] :]
+    def generate(
+        self, batch: Batch, prepared: Prepared, settings: GenerationConfig, rewrite: Rewrite | None = None
+    ) -> Tensor:
+        """New tokens of every row, [batch, new]; ``rewrite`` makes the logits of each step out of the tokens said and
+        the model's own."""
+        inputs, begin = self._inputs(batch, prepared), batch.ids_BT.shape[1]
+        processors = _processors(rewrite, begin)
+        return self._model.generate(**inputs, generation_config=settings, logits_processor=processors)[:, begin:]
 
     def blank(self, prepared: Prepared) -> Prepared:
         """The same rows, with features of pictures that are all zero and take no room, and without pixels."""
@@ -191,8 +198,13 @@ class EmbeddingFeeder(Feeder):
         inputs = self._embedded(batch, prepared)
         return self._model.language_model(**inputs, logits_to_keep=keep, use_cache=False).logits[:, -keep:]
 
-    def generate(self, batch: Batch, prepared: Prepared, settings: GenerationConfig) -> Tensor:
-        return self._model.language_model.generate(**self._embedded(batch, prepared), generation_config=settings)
+    def generate(
+        self, batch: Batch, prepared: Prepared, settings: GenerationConfig, rewrite: Rewrite | None = None
+    ) -> Tensor:
+        processors = _processors(rewrite, 0)
+        return self._model.language_model.generate(
+            **self._embedded(batch, prepared), generation_config=settings, logits_processor=processors
+        )
 
     def _embedded(self, batch: Batch, prepared: Prepared) -> dict[str, Tensor]:
         ids = batch.ids_BT.to(self._model.device)
@@ -221,6 +233,22 @@ def feeder_of(model: Any, parts: Parts) -> Feeder:
     if "mm_encoder_outputs" not in _argument_names(model.forward):
         raise PartsError(f"{type(model).__name__} does not take encoded pictures (mm_encoder_outputs)")
     return Feeder(model, parts)
+
+
+class _Rewriting(LogitsProcessor):
+    """Changes the logits of each step."""
+
+    def __init__(self, rewrite: Rewrite, begin: int) -> None:
+        self._rewrite = rewrite
+        self._begin = begin
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        return self._rewrite(input_ids[:, self._begin :], scores)
+
+
+def _processors(rewrite: Rewrite | None, begin: int) -> LogitsProcessorList:
+    """What generation is given; ``begin``: how many tokens it hands on that were not said."""
+    return LogitsProcessorList([] if rewrite is None else [_Rewriting(rewrite, begin)])
 
 
 def _zeros(like: Tensor) -> Tensor:
