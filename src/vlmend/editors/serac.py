@@ -90,4 +90,4 @@ class SERAC(Shelved[_Read]):
                 assets[name]
             return _Read(assets, int(trained.facts["heads"]), float(trained.tensors["bar"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise EditFormatError(f"the weights for '{trained.editor}' are none of serac: {error}") from error
+            raise EditFormatError(f"the weights for '{trained.editor}' are none of serac's: {error}") from error

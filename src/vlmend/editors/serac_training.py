@@ -152,8 +152,8 @@ class SERACLesson:
     """One training of `serac` under way; see `vlmend.editors.training.Lesson`."""
 
     def __init__(self, method: SERACTraining, vlm: VLM, learned: Sequence[EditCase], held: Sequence[EditCase]) -> None:
-        if method.width % method.heads or method.width % 2:
-            raise EditError(f"{method.heads} heads and 2 do not divide the width {method.width}")
+        if method.width % method.heads:
+            raise EditError(f"the heads, {method.heads}, do not divide the width {method.width}")
         self._method = method
         self._vlm = vlm
         groups = retargeted(vlm, learned, method.retargets, learns=method.learns, seed=method.seed)
@@ -291,29 +291,35 @@ class SERACLesson:
         return [made for chunk in chunks for made in self._of_chunk(chunk)]
 
     def _of_chunk(self, groups: Sequence[Sequence[EditCase]]) -> list[list[_Case]]:
-        """Cases whose prompts are run together; their pixels are let go of afterwards."""
+        """Cases whose pictures are encoded once; their pixels are let go of afterwards."""
         with self._vlm.sharing():
-            return [[self._case(case) for case in group] for group in groups]
+            return [self._group(group) for group in groups]
 
-    def _case(self, case: EditCase) -> _Case:
-        wanted = {*self._method.learns, *self._method.keeps}
-        probes = [probe for probe in case.probes if probe.kind in wanted and probe.example.answer]
-        kinds = [_REQUEST, *(probe.kind for probe in probes)]
-        prepared = self._vlm.prepare([case.request, *(probe.example for probe in probes)])
+    def _group(self, group: Sequence[EditCase]) -> list[_Case]:
+        """One case with several targets: what must stay is the same for all of them."""
+        keeps = self._method.keeps
+        wanted = [{*self._method.learns, *keeps}, *[{*self._method.learns}] * (len(group) - 1)]
+        asked = [
+            (place, kind, example)
+            for place, (case, kinds) in enumerate(zip(group, wanted, strict=True))
+            for kind, example in [(_REQUEST, case.request), *((probe.kind, probe.example) for probe in case.probes)]
+            if example.answer and kind in {_REQUEST, *kinds}
+        ]
+        prepared = self._vlm.prepare([example for *_, example in asked])
         with torch.no_grad():
             outputs = self._vlm.run(prepared).rows
         queries = self._vlm.queries(prepared)
         prompts = [
-            self._prompt(*one)
-            for one in zip(kinds, queries, prepared.rows, outputs, strict=True)
-            if len(one[2].target_N)
+            (place, self._prompt(kind, query, row, output))
+            for (place, kind, _), query, row, output in zip(asked, queries, prepared.rows, outputs, strict=True)
         ]
-        return _Case(
-            fact=Fact(queries[0].words_K, prepared.rows[0].target_N),
-            must=[prompt for prompt in prompts if prompt.kind not in self._method.keeps],
-            stay=[prompt for prompt in prompts if prompt.kind in self._method.keeps],
-            said=(case.rejected or "").strip().lower(),
-        )
+        stay = [prompt for _, prompt in prompts if prompt.kind in keeps]
+        said = (group[0].rejected or "").strip().lower()
+        made: list[_Case] = []
+        for place in range(len(group)):
+            must = [prompt for owner, prompt in prompts if owner == place and prompt.kind not in keeps]
+            made.append(_Case(Fact(must[0].query.words_K, must[0].target_N), must, stay, said))
+        return made
 
     def _prompt(self, kind: str, query: Query, row: Row, output: RowOutput) -> _Prompt:
         before_NV, target_N1 = output.logits_NV.log_softmax(-1), output.target_N[:, None]
