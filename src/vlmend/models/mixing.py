@@ -77,8 +77,9 @@ class Mixer:
         """What changes each row's logits, by its place: of several operations the one in whose scope it is most, of
         equal ones the last; rows at which that abstains have none."""
         places = [index for index, mine in enumerate(ops) if mine]
+        queries = self.queries(prepared.take(places)) if places else []
         found: dict[int, Mixing] = {}
-        for index, query in zip(places, self.queries(prepared.take(places)), strict=True):
+        for index, query in zip(places, queries, strict=True):
             best = max((op.mixing(query) for op in reversed(ops[index])), key=lambda one: one.score)
             if best.mix is not None:
                 found[index] = best
