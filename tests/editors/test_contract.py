@@ -51,7 +51,7 @@ QUICK_TRAINING: dict[str, dict[str, Any]] = {
         "lr": 1e-3, "alpha": 2e-3, "alpha_lr": 2e-4, "steps": 30, "check_every": 30, "batch": 3, "held_out": 0.1,
     },
     "serac": {
-        "width": 32, "size": 16, "learns": (), "keeps": (), "retargets": 0,
+        "width": 32, "size": 16, "learns": (), "keeps": (), "retargets": 0, "invented": 0.0,
         "lr": 1e-2, "steps": 60, "check_every": 60, "batch": 8, "held_out": 0.1,
     },
     "vead": {

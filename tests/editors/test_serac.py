@@ -12,7 +12,7 @@ import torch
 from vlmend import Example
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY
 from vlmend.editors.serac import SERAC
-from vlmend.editors.serac_training import SERACLesson, SERACTraining
+from vlmend.editors.serac_training import SERACLesson, SERACTraining, _Heard
 from vlmend.editors.shelf import Trained
 from vlmend.editors.training import train
 from vlmend.edits.counterfactual import CounterfactualOp
@@ -21,7 +21,7 @@ from vlmend.edits.speaker import say
 from vlmend.errors import EditError, EditFormatError
 
 TINY = SERACTraining(
-    width=32, size=16, steps=6, check_every=3, batch=2, held_out=0.3, lr=1e-2, retargets=1,
+    width=32, size=16, steps=6, check_every=3, batch=2, held_out=0.3, lr=1e-2, retargets=1, invented=0.0,
     learns=(TEXT_GENERALITY, IMAGE_GENERALITY), keeps=(TEXT_LOCALITY, IMAGE_LOCALITY),
 )  # fmt: skip
 
@@ -153,10 +153,23 @@ def test_a_step_by_hand(llava, cases):
     assert parts["kl"] == pytest.approx(0.5 * float((before.exp() * (before - after)).sum(-1).mean()), rel=1e-3)
 
 
-def test_learnt_on_the_very_cases_it_answers_and_abstains(llava, cases):
+def test_invented_targets(llava, cases):
+    """Random tokens in the answer's places, in the fact as in what must be said; what ends it stays."""
     lesson = SERACLesson(TINY, llava, cases, cases)
+    case = lesson.held[1]
+    one = lesson._invented(_Heard(case.request, case.fact, torch.tensor(0.0)), torch.Generator().manual_seed(0))
+    length = case.request.length
+    assert torch.equal(one.fact.answer_N, one.prompt.target_N)
+    assert not torch.equal(one.fact.answer_N[:length], case.fact.answer_N[:length])
+    assert torch.equal(one.fact.answer_N[length:], case.fact.answer_N[length:])
+    loss, parts = SERACLesson(replace(TINY, invented=1.0), llava, cases, cases).loss([0, 1], torch.Generator())
+    assert bool(torch.isfinite(loss)) and parts["nll"] > 0
+
+
+def test_learnt_on_the_very_cases_it_answers_and_abstains(llava, cases):
+    lesson = SERACLesson(replace(TINY, retargets=0), llava, cases, cases)
     before = lesson.check()
-    descended(lesson, 80)
+    descended(lesson, 120)
     after = lesson.check()
     assert after.loss < before.loss
     assert after.score > 0.9 > before.score

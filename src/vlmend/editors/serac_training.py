@@ -12,7 +12,8 @@ cases are the edits in force, and
 with p the model's probabilities, which are found once, p' the counterfactual model's, teacher-forced. Prompts out of
 scope have pictures, and among them are near misses: another question about the same picture, the same about another
 picture or none. A case can be learnt with further targets (`retargets`), so that what is answered is read off the edit
-and not known by heart.
+and not known by heart; and some are drawn at random, token by token (`invented`), so that words can be said that stand
+in no case: p is not known of these and taken for 0.
 
 At a check all cases held out are in force at once, and the bar is put amid those at which, routed hard, most is
 answered as it should be, in the mean over kinds.
@@ -20,8 +21,8 @@ answered as it should be, in the mean over kinds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -55,6 +56,7 @@ from vlmend.models.vlm import VLM
 __all__ = ["SERACLesson", "SERACTraining"]
 
 _REQUEST = "reliability"
+_NEVER = -1e4  # log probability of what a model is taken never to say; finite, so that gradients are
 _AT_ONCE = 64  # cases that are prepared together, and rows that are said together at a check
 
 
@@ -72,6 +74,7 @@ class SERACTraining:
         keeps: kinds of probes that are not.
         retargets: how many targets beside its own each case is learnt with, drawn from the answers in the cases that
             are about as long and that the model holds likely there.
+        invented: share of the prompts in scope whose target is made up of random tokens, as many as its own has.
         keep_weight: of the divergence out of scope.
         scope_weight: of the classifier's own losses.
         other_weight: among these, of the pairs of a prompt and another case's edit.
@@ -94,6 +97,7 @@ class SERACTraining:
         NO_IMAGE_LOCALITY,
     )
     retargets: int = 2
+    invented: float = 0.25
     keep_weight: float = 1.0
     scope_weight: float = 1.0
     other_weight: float = 0.33
@@ -121,7 +125,8 @@ class _Prompt:
     Attributes:
         kind: of the probe.
         query: what it asks.
-        target_N: its answer; teacher-forced.
+        target_N: its answer with what ends it; teacher-forced.
+        length: how many of these tokens are the answer's.
         before: log-probabilities where these are predicted: of all tokens, [N, V], if it must stay; else of the
             target's alone, [N].
         answered: whether the target's tokens were likeliest.
@@ -130,6 +135,7 @@ class _Prompt:
     kind: str
     query: Query
     target_N: Tensor
+    length: int
     before: Tensor
     answered: bool
 
@@ -193,14 +199,25 @@ class SERACLesson:
         groups = [self.learned[place] for place in chosen]
         cases = [group[one_of(len(group), draw)] for group in groups]
         found = self._scoped(cases)
-        must = [found.starts[place] + one_of(len(case.must), draw) for place, case in enumerate(cases)]
-        stay = [
-            found.starts[place] + len(case.must) + one_of(len(case.stay), draw)
-            for place, case in enumerate(cases)
-            if case.stay
-        ]
-        terms = self._mixed(found, must, stay) | self._scope_terms(found)
+        heard: list[_Heard] = []
+        for place, case in enumerate(cases):
+            at = found.starts[place] + one_of(len(case.must), draw)
+            one = _Heard(found.prompts[at], case.fact, found.lead_NE[at, place])
+            heard.append(
+                self._invented(one, draw) if float(torch.rand((), generator=draw)) < self._method.invented else one
+            )
+            if case.stay:
+                heard.append(found.closest(found.starts[place] + len(case.must) + one_of(len(case.stay), draw)))
+        terms = self._mixed(heard) | self._scope_terms(found)
         return torch.stack(list(terms.values())).sum(), {name: float(term.detach()) for name, term in terms.items()}
+
+    def _invented(self, one: _Heard, draw: torch.Generator) -> _Heard:
+        """The same with a target that is made up."""
+        made_N = one.prompt.target_N.clone()
+        count = one.prompt.length
+        made_N[:count] = torch.randint(len(one.prompt.query.table_VD), (count,), generator=draw)
+        before = torch.full_like(one.prompt.before, _NEVER)
+        return _Heard(replace(one.prompt, target_N=made_N, before=before), Fact(one.fact.words_K, made_N), one.lead)
 
     def _scoped(self, cases: Sequence[_Case]) -> _Scoped:
         """All prompts of cases, and how far each is in the scope of each of these as edits."""
@@ -220,33 +237,25 @@ class SERACLesson:
         terms = recall_losses(found.lead_NE, found.owners, about, [case.said for case in found.cases])
         return {name: self._method.scope_weight * weights.get(name, 1.0) * term for name, term in terms.items()}
 
-    def _mixed(self, found: _Scoped, must: Sequence[int], stay: Sequence[int]) -> dict[str, Tensor]:
-        """The losses of what is decoded, at the prompts in these places."""
-        closest = found.lead_NE.detach().argmax(-1).tolist()
-        edits = [found.owners[place] for place in must] + [closest[place] for place in stay]
-        places = [*must, *stay]
-        told = self._said(found, places, edits)
-        lead = [found.lead_NE[place, edit] for place, edit in zip(places, edits, strict=True)]
+    def _mixed(self, heard: Sequence[_Heard]) -> dict[str, Tensor]:
+        """The losses of what is decoded."""
         likely: list[Tensor] = []
         moved: list[Tensor] = []
-        for place, logits_NV, one in zip(places, told, lead, strict=True):
-            prompt, told_NV = found.prompts[place], logits_NV.log_softmax(-1)
+        for one, logits_NV in zip(heard, self._said(heard), strict=True):
+            prompt, told_NV = one.prompt, logits_NV.log_softmax(-1)
             if prompt.kind in self._method.keeps:
                 before_NV = prompt.before
-                moved.append((before_NV.exp() * (before_NV - mixture(one, before_NV, told_NV))).sum(-1))
+                moved.append((before_NV.exp() * (before_NV - mixture(one.lead, before_NV, told_NV))).sum(-1))
             else:
                 target_N1 = prompt.target_N.to(told_NV.device)[:, None]
-                likely.append(mixture(one, prompt.before, told_NV.gather(-1, target_N1)[:, 0]))
-        terms = {"nll": -torch.cat(likely).mean()}
+                likely.append(mixture(one.lead, prompt.before, told_NV.gather(-1, target_N1)[:, 0]))
+        terms = {"nll": -torch.cat(likely).mean()} if likely else {}
         return terms | ({"kl": self._method.keep_weight * torch.cat(moved).mean()} if moved else {})
 
-    def _said(self, found: _Scoped, places: Sequence[int], edits: Sequence[int]) -> list[Tensor]:
-        """What the counterfactual model says to prompts, told of these edits, teacher-forced: [N, V] each."""
+    def _said(self, heard: Sequence[_Heard]) -> list[Tensor]:
+        """What the counterfactual model says, teacher-forced: [N, V] each."""
         speaker = dict(self.module.speaker.named_parameters()) | dict(self.module.speaker.named_buffers())
-        asked = [
-            (found.cases[edit].fact, found.prompts[place].query, found.prompts[place].target_N[:-1])
-            for place, edit in zip(places, edits, strict=True)
-        ]
+        asked = [(one.fact, one.prompt.query, one.prompt.target_N[:-1]) for one in heard]
         return say(asked, speaker, self._method.heads)
 
     @torch.no_grad()
@@ -254,35 +263,25 @@ class SERACLesson:
         """With all cases held out in force, routed hard at the bar that is kept: the share of prompts that are answered
         as they should be, by kind; and the loss as in a step, of all prompts."""
         found = self._scoped(self.held)
-        certain_N, closest_N = torch.sigmoid(found.lead_NE).cpu().max(-1)
+        heard = [found.closest(place) for place in range(len(found.prompts))]
+        parts = [heard[start : start + _AT_ONCE] for start in range(0, len(heard), _AT_ONCE)]
         right: dict[str, list[Tensor]] = {}
-        for prompt, certain, told_NV in zip(
-            found.prompts, certain_N, self._told(found, closest_N.tolist()), strict=True
-        ):
-            stays = prompt.kind in self._method.keeps
+        for one, told_NV in zip(heard, (said for some in parts for said in self._said(some)), strict=True):
+            prompt, stays = one.prompt, one.prompt.kind in self._method.keeps
             wanted_N = prompt.before.argmax(-1) if stays else prompt.target_N
             follows = bool((told_NV.argmax(-1).cpu() == wanted_N.cpu()).all())
-            right_B = torch.where(certain >= BARS, follows, stays or prompt.answered)
+            right_B = torch.where(torch.sigmoid(one.lead).cpu() >= BARS, follows, stays or prompt.answered)
             right.setdefault(prompt.kind, []).append(right_B)
         bar, score, shares = best_bar({kind: torch.stack(some) for kind, some in right.items()})
         self.module.bar.fill_(bar)
-        return Check(score, self._loss_of_all(found), shares)
+        return Check(score, self._loss_of(found, parts), shares)
 
-    def _told(self, found: _Scoped, edits: Sequence[int]) -> Iterator[Tensor]:
-        """What is said to all prompts, a few at a time."""
-        for start in range(0, len(found.prompts), _AT_ONCE):
-            places = range(start, min(start + _AT_ONCE, len(found.prompts)))
-            yield from self._said(found, places, [edits[place] for place in places])
-
-    def _loss_of_all(self, found: _Scoped) -> float:
+    def _loss_of(self, found: _Scoped, parts: Sequence[Sequence[_Heard]]) -> float:
+        """The loss of all prompts, a few at a time."""
         sums: dict[str, list[float]] = {}
-        for start in range(0, len(found.prompts), _AT_ONCE):
-            places = range(start, min(start + _AT_ONCE, len(found.prompts)))
-            stays = [place for place in places if found.prompts[place].kind in self._method.keeps]
-            must = [place for place in places if place not in stays]
-            if must:
-                for name, term in self._mixed(found, must, stays).items():
-                    sums.setdefault(name, []).append(float(term))
+        for some in parts:
+            for name, term in self._mixed(some).items():
+                sums.setdefault(name, []).append(float(term))
         mixed = sum(sum(some) / len(some) for some in sums.values())
         return mixed + sum(float(term) for term in self._scope_terms(found).values())
 
@@ -326,7 +325,7 @@ class SERACLesson:
         stays = kind in self._method.keeps
         before = before_NV if stays else before_NV.gather(-1, target_N1)[:, 0]
         answered = bool((before_NV.argmax(-1) == output.target_N).all())
-        return _Prompt(kind, query, row.target_N, before, answered)
+        return _Prompt(kind, query, row.target_N, row.answer_length, before, answered)
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,3 +337,17 @@ class _Scoped:
     owners: Sequence[int]
     starts: Sequence[int]
     lead_NE: Tensor
+
+    def closest(self, place: int) -> _Heard:
+        """A prompt with the edit in whose scope it is most."""
+        edit = int(self.lead_NE[place].argmax())
+        return _Heard(self.prompts[place], self.cases[edit].fact, self.lead_NE[place, edit])
+
+
+@dataclass(frozen=True, eq=False)
+class _Heard:
+    """A prompt, the edit that the counterfactual model is shown, and how far the prompt is in its scope."""
+
+    prompt: _Prompt
+    fact: Fact
+    lead: Tensor
