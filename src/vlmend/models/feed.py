@@ -8,15 +8,16 @@ language model is run directly.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, GenerationMixin
 
 from vlmend.errors import PartsError
+from vlmend.models.logits import Rewrite, processors_of
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Batch, Features, Prepared
 from vlmend.models.trace import added_to
@@ -26,9 +27,6 @@ __all__ = ["Feeder", "feeder_of"]
 _PIXELS = ("pixel_values", "pixel_attention_mask")
 _AT_ONCE = 16
 _DEEP = "deepstack_features"
-
-Rewrite = Callable[[Tensor, Tensor], Tensor]
-"""Tokens that rows have said, [B, N], and logits for the next, [B, V] -> other logits."""
 
 
 class Feeder:
@@ -66,7 +64,7 @@ class Feeder:
         """New tokens of every row, [batch, new]; ``rewrite`` makes the logits of each step out of the tokens said and
         the model's own."""
         inputs, begin = self._inputs(batch, prepared), batch.ids_BT.shape[1]
-        processors = _processors(rewrite, begin)
+        processors = processors_of(rewrite, begin)
         return self._model.generate(**inputs, generation_config=settings, logits_processor=processors)[:, begin:]
 
     def blank(self, prepared: Prepared) -> Prepared:
@@ -201,7 +199,7 @@ class EmbeddingFeeder(Feeder):
     def generate(
         self, batch: Batch, prepared: Prepared, settings: GenerationConfig, rewrite: Rewrite | None = None
     ) -> Tensor:
-        processors = _processors(rewrite, 0)
+        processors = processors_of(rewrite, 0)
         return self._model.language_model.generate(
             **self._embedded(batch, prepared), generation_config=settings, logits_processor=processors
         )
@@ -233,22 +231,6 @@ def feeder_of(model: Any, parts: Parts) -> Feeder:
     if "mm_encoder_outputs" not in _argument_names(model.forward):
         raise PartsError(f"{type(model).__name__} does not take encoded pictures (mm_encoder_outputs)")
     return Feeder(model, parts)
-
-
-class _Rewriting(LogitsProcessor):
-    """Changes the logits of each step."""
-
-    def __init__(self, rewrite: Rewrite, begin: int) -> None:
-        self._rewrite = rewrite
-        self._begin = begin
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        return self._rewrite(input_ids[:, self._begin :], scores)
-
-
-def _processors(rewrite: Rewrite | None, begin: int) -> LogitsProcessorList:
-    """What generation is given; ``begin``: how many tokens it hands on that were not said."""
-    return LogitsProcessorList([] if rewrite is None else [_Rewriting(rewrite, begin)])
 
 
 def _zeros(like: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vlmend.models.feed import Feeder
+from vlmend.models.logits import Rewrite
 from vlmend.models.outputs import RowOutput
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Prepared, Row
@@ -115,7 +116,7 @@ def mixed(output: RowOutput, mixing: Mixing) -> RowOutput:
     return replace(output, logits_NV=mixing.mix(output.target_N[:-1], output.logits_NV).to(output.logits_NV))
 
 
-def stepwise(mixings: Mapping[int, Mixing], ends: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
+def stepwise(mixings: Mapping[int, Mixing], ends: Sequence[int]) -> Rewrite:
     """What changes the logits of a step of generation: a function of the tokens that rows have said, [B, N], and their
     logits for the next, [B, V]. What must not be said stays so, and rows that have ended are left alone.
 
