@@ -12,10 +12,12 @@ from conftest import CORE, FAMILIES, assert_untouched, hooks_of, left_alone, wei
 from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor
 from vlmend.editors.base import CONTROLS, EDITORS, Editor, editor_class
 from vlmend.editors.training import TRAINABLE, train, trainable_class
+from vlmend.edits.counterfactual import CounterfactualOp
 from vlmend.edits.functions import FunctionOp
 from vlmend.edits.memory import MemoryOp
 from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.prompts import PromptOp, RecallOp
+from vlmend.edits.recall import Keys
 from vlmend.edits.routes import RouteOp
 from vlmend.edits.states import StateOp
 from vlmend.errors import EditError, PromptError, UnknownNameError
@@ -47,6 +49,10 @@ QUICK_TRAINING: dict[str, dict[str, Any]] = {
     "mend": {
         "layers": [2, 3], "modules": ("mlp",), "rank": 16, "learns": (), "keeps": (), "request_weight": 1.0,
         "lr": 1e-3, "alpha": 2e-3, "alpha_lr": 2e-4, "steps": 30, "check_every": 30, "batch": 3, "held_out": 0.1,
+    },
+    "serac": {
+        "width": 32, "size": 16, "learns": (), "keeps": (), "retargets": 0, "invented": 0.0,
+        "lr": 1e-2, "steps": 60, "check_every": 60, "batch": 8, "held_out": 0.1,
     },
     "vead": {
         "layers": [0, 1, 2], "width": 48, "heads": 4, "gate_width": 0, "learns": (), "keeps": (),
@@ -230,6 +236,9 @@ def randomised(op: Any, maker: torch.Generator) -> Any:
         return NeuronOp(op.layer, *(noise_like(one, maker) for one in (op.keys_PD, op.bias_P, op.values_PD)))
     if isinstance(op, PromptOp):  # its words stay, for what makes nothing of them
         return op
+    if isinstance(op, CounterfactualOp):
+        keys = Keys(noise_like(op.keys.asked_NC, maker), noise_like(op.keys.seen_NC, maker))
+        return dataclasses.replace(op, keys=keys)
     if isinstance(op, RecallOp):
         return dataclasses.replace(op, keys_E2D=noise_like(op.keys_E2D, maker))
     assert isinstance(op, RouteOp)

@@ -32,6 +32,7 @@ EDITORS = {
     "lora": "vlmend.editors.lora:LoRA",
     "lte": "vlmend.editors.lte:LTE",
     "mend": "vlmend.editors.mend:MEND",
+    "serac": "vlmend.editors.serac:SERAC",
     "t-patcher": "vlmend.editors.t_patcher:TPatcher",
     "vead": "vlmend.editors.vead:VEAD",
     "vead-memory": "vlmend.editors.vead_memory:VEADMemory",

@@ -35,6 +35,7 @@ TRAINABLE = {
     "ke": "vlmend.editors.ke_training:KETraining",
     "lte": "vlmend.editors.lte_training:LTETraining",
     "mend": "vlmend.editors.mend_training:MENDTraining",
+    "serac": "vlmend.editors.serac_training:SERACTraining",
     "vead": "vlmend.editors.vead_training:VEADTraining",
     "vead-memory": "vlmend.editors.vead_memory_training:VEADMemoryTraining",
 }

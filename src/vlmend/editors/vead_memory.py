@@ -25,10 +25,11 @@ from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.fitting import answer_loss, descend
 from vlmend.editors.shelf import Shelved, Trained
 from vlmend.editors.vead_adapter import Live
-from vlmend.editors.vead_placed import Placed, adapters_of, check_pictures_asked, request_states, under
+from vlmend.editors.vead_placed import Placed, adapters_of, check_pictures_asked, request_states
 from vlmend.edits.edit import Edit
 from vlmend.edits.functions import FunctionOp
 from vlmend.edits.memory import MemoryOp, read_off
+from vlmend.edits.named import under
 from vlmend.edits.recall import Keys
 from vlmend.errors import EditFormatError
 from vlmend.models.vlm import VLM

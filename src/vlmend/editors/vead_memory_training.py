@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vlmend.data.records import (
     IMAGE_GENERALITY,
@@ -32,9 +31,11 @@ from vlmend.data.records import (
     TEXT_GENERALITY,
     EditCase,
 )
+from vlmend.editors.recall_lesson import BARS, best_bar, recall_losses
 from vlmend.editors.shelf import trained_for
 from vlmend.editors.training import Check
 from vlmend.editors.vead_placed import adapters_of, check_pictures_asked
+from vlmend.edits.decoder import padded
 from vlmend.edits.recall import Keys, agreement, keys_of
 from vlmend.errors import EditError
 from vlmend.models.above import Above
@@ -44,8 +45,6 @@ from vlmend.models.vlm import VLM
 __all__ = ["KeyReader", "VEADMemoryLesson", "VEADMemoryTraining"]
 
 _AT_ONCE = 64  # cases that are prepared together
-_AS_GOOD = 0.005  # bars that are as good but for chance: the middle one is kept
-_BARS = torch.linspace(0.0, 0.99, 199)  # a prompt agrees with itself but for rounding
 
 
 @dataclass(frozen=True)
@@ -188,19 +187,11 @@ class VEADMemoryLesson:
         keys = self._keys([case.request for case in cases] + [prompt for *_, prompt in asked], draw)
         edits, prompts = keys[: len(cases)], keys[len(cases) :]
         agreed_NE = agreement(prompts, edits)
-        own_NE = functional.one_hot(torch.tensor([place for place, *_ in asked]), len(cases)).bool()
-        about_N1 = torch.tensor([about for _, about, _ in asked])[:, None]
-        said = [case.said for case in cases]
-        unsure_EE = torch.tensor([[bool(one) and one == other for other in said] for one in said])
-        unsure_NE = unsure_EE[[place for place, *_ in asked]] & ~own_NE
-        own_NE, about_N1, unsure_NE = (some.to(agreed_NE.device) for some in (own_NE, about_N1, unsure_NE))
         lead_NE = self.module.sharpness * (agreed_NE - self.module.middle)
-        terms = {
-            "own": functional.softplus(-lead_NE[own_NE & about_N1]).mean(),
-            "near": functional.softplus(lead_NE[own_NE & ~about_N1]).mean(),
-            "other": self._method.other_weight * (functional.softplus(lead_NE) * (~own_NE & ~unsure_NE)).sum(-1).mean(),
-        }
-        terms = {name: term for name, term in terms.items() if bool(torch.isfinite(term))}  # none of that kind
+        owners, about = [place for place, *_ in asked], [one for _, one, _ in asked]
+        terms = recall_losses(lead_NE, owners, about, [case.said for case in cases])
+        if "other" in terms:
+            terms["other"] = self._method.other_weight * terms["other"]
         return torch.stack(list(terms.values())).sum(), {name: float(term.detach()) for name, term in terms.items()}
 
     @torch.no_grad()
@@ -212,19 +203,17 @@ class VEADMemoryLesson:
         for kind in dict.fromkeys(kind for case in self.held for kind in case.probes):
             pairs = [(place, prompt) for place, case in enumerate(self.held) for prompt in case.probes.get(kind, ())]
             best_N, found_N = agreement(self._keys([prompt for _, prompt in pairs]), edits).cpu().max(-1)
-            recalled_NB = best_N[:, None] >= _BARS
+            recalled_NB = best_N[:, None] >= BARS
             own_N1 = (found_N == torch.tensor([place for place, _ in pairs]))[:, None]
-            right[kind] = (recalled_NB & own_N1 if kind in self._method.learns else ~recalled_NB).float().mean(0)
-        mean_B = torch.stack(list(right.values())).mean(0)
-        near = (mean_B >= mean_B.max() - _AS_GOOD).nonzero().flatten()
-        best = int(near[len(near) // 2])
-        self.module.bar.fill_(float(_BARS[best]))
+            right[kind] = recalled_NB & own_N1 if kind in self._method.learns else ~recalled_NB
+        bar, score, shares = best_bar(right)
+        self.module.bar.fill_(bar)
         loss, _ = self._losses(self.held, None)
-        return Check(float(mean_B[best]), float(loss), {kind: float(share_B[best]) for kind, share_B in right.items()})
+        return Check(score, float(loss), shares)
 
     def _keys(self, prompts: Sequence[_Prompt], draw: torch.Generator | None = None) -> Keys:
         """The keys of prompts; with a draw some of what is seen is blanked."""
-        words, visual = _padded([one.words_KD for one in prompts]), _padded([one.visual_SD for one in prompts])
+        words, visual = padded([one.words_KD for one in prompts]), padded([one.visual_SD for one in prompts])
         seen_NSD, share = visual[0], self._method.blank
         if draw is not None and share:
             blanked = torch.rand(seen_NSD.shape, generator=draw).to(seen_NSD.device) < share
@@ -257,11 +246,3 @@ class VEADMemoryLesson:
 def _prompt(above: Above, row: Row) -> _Prompt:
     words_KD, visual_SD = above.parted(row)
     return _Prompt(words_KD[: int((~row.visual_T).sum())].float(), visual_SD.float())
-
-
-def _padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """States padded on the left, [N, T, D], and which are no padding, [N, T]."""
-    length = max(map(len, states))
-    padded = [functional.pad(some, (0, 0, length - len(some), 0)) for some in states]
-    places = torch.arange(length, device=states[0].device)
-    return torch.stack(padded), torch.stack([places >= length - len(some) for some in states])

@@ -14,12 +14,13 @@ from vlmend.data.records import EditCase
 from vlmend.editors.shelf import Trained
 from vlmend.editors.vead_adapter import Adapter
 from vlmend.edits.functions import FunctionOp
+from vlmend.edits.named import under
 from vlmend.errors import EditError, EditFormatError
 from vlmend.models.above import states_of
 from vlmend.models.prepared import Row
 from vlmend.models.vlm import VLM
 
-__all__ = ["Placed", "Reads", "adapters_of", "check_pictures_asked", "request_states", "signal", "under"]
+__all__ = ["Placed", "Reads", "adapters_of", "check_pictures_asked", "request_states", "signal"]
 
 Reads = Literal["all", "words"]
 """What an adapter reads of an edit: all of picture, prompt and answer (as published), or prompt and answer alone."""
@@ -100,8 +101,3 @@ def signal(states_TD: Tensor, row: Row, reads: Reads) -> tuple[Tensor, int]:
         return states_TD[:end], len(row.ids_T) - 1
     words_T = ~torch.cat([row.visual_T, row.visual_T.new_zeros(row.answer_length)]).to(states_TD.device)
     return states_TD[:end][words_T], int((~row.visual_T).sum()) - 1
-
-
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin so, by what follows."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,7 +1,7 @@
 """The operations an edit is made of: what they have in common, and changes of weights, named as on disk.
 
 Each is a frozen, declarative value; `vlmend.models.intervene` executes them. The others: `states.py`, `functions.py`,
-`neurons.py`, `prompts.py`, `routes.py`.
+`neurons.py`, `memory.py`, `prompts.py`, `routes.py`, `counterfactual.py`.
 """
 
 from __future__ import annotations

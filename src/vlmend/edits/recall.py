@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vlmend.edits.named import linear, norm
+
 __all__ = ["Keys", "agreement", "keys_of"]
 
 
@@ -59,14 +61,14 @@ def keys_of(
             ``.weight`` and ``.bias``).
         heads: H.
     """
-    words_NKD = _norm(words_NKD, tensors)
+    words_NKD = norm(words_NKD, tensors, "norm")
     last_ND = words_NKD[:, -1]
     asked = _mapped(torch.cat([last_ND, _mean(words_NKD, words_NK)], -1), tensors, "asked")
-    visual_NSD = _norm(visual_NSD, tensors)
-    query_NH1C = _linear(last_ND, tensors, "query").unflatten(-1, (heads, 1, -1))
-    value_NSM = _linear(visual_NSD, tensors, "value")
+    visual_NSD = norm(visual_NSD, tensors, "norm")
+    query_NH1C = linear(last_ND, tensors, "query").unflatten(-1, (heads, 1, -1))
+    value_NSM = linear(visual_NSD, tensors, "value")
     key_NHSC, value_NHSC = (
-        x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (_linear(visual_NSD, tensors, "key"), value_NSM)
+        x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (linear(visual_NSD, tensors, "key"), value_NSM)
     )
     read_NH1C = functional.scaled_dot_product_attention(
         query_NH1C, key_NHSC, value_NHSC, attn_mask=visual_NS[:, None, None]
@@ -77,17 +79,9 @@ def keys_of(
 
 def _mapped(x: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
     return functional.normalize(
-        _linear(functional.relu(_linear(x, tensors, f"{name}_in")), tensors, f"{name}_out"), dim=-1
+        linear(functional.relu(linear(x, tensors, f"{name}_in")), tensors, f"{name}_out"), dim=-1
     )
 
 
 def _mean(x_NTD: Tensor, mask_NT: Tensor) -> Tensor:
     return (x_NTD * mask_NT[..., None]).sum(1) / mask_NT.sum(1, keepdim=True)
-
-
-def _norm(x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    return functional.layer_norm(x, x.shape[-1:], tensors["norm.weight"], tensors["norm.bias"])
-
-
-def _linear(x: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    return functional.linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
 
 from vlmend.errors import PartsError
+from vlmend.models.logits import Rewrite, processors_of
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Batch, Features, Prepared
 from vlmend.models.trace import added_to, watched
@@ -59,10 +60,14 @@ class Feeder:
         out = self._model(**self._inputs(batch, prepared), logits_to_keep=keep, use_cache=False)
         return out.logits[:, -keep:]
 
-    def generate(self, batch: Batch, prepared: Prepared, settings: GenerationConfig) -> Tensor:
-        """New tokens of every row: [batch, new]."""
-        inputs = self._inputs(batch, prepared)
-        return self._model.generate(**inputs, generation_config=settings)[:, batch.ids_BT.shape[1] :]
+    def generate(
+        self, batch: Batch, prepared: Prepared, settings: GenerationConfig, rewrite: Rewrite | None = None
+    ) -> Tensor:
+        """New tokens of every row, [batch, new]; ``rewrite`` makes the logits of each step out of the tokens said and
+        the model's own."""
+        inputs, begin = self._inputs(batch, prepared), batch.ids_BT.shape[1]
+        processors = processors_of(rewrite, begin)
+        return self._model.generate(**inputs, generation_config=settings, logits_processor=processors)[:, begin:]
 
     def blank(self, prepared: Prepared) -> Prepared:
         """The same rows, with features of pictures that are all zero and take no room, and without pixels."""
@@ -209,8 +214,13 @@ class EmbeddingFeeder(Feeder):
         inputs = self._embedded(batch, prepared)
         return self._model.language_model(**inputs, logits_to_keep=keep, use_cache=False).logits[:, -keep:]
 
-    def generate(self, batch: Batch, prepared: Prepared, settings: GenerationConfig) -> Tensor:
-        return self._model.language_model.generate(**self._embedded(batch, prepared), generation_config=settings)
+    def generate(
+        self, batch: Batch, prepared: Prepared, settings: GenerationConfig, rewrite: Rewrite | None = None
+    ) -> Tensor:
+        processors = processors_of(rewrite, 0)
+        return self._model.language_model.generate(
+            **self._embedded(batch, prepared), generation_config=settings, logits_processor=processors
+        )
 
     def _embedded(self, batch: Batch, prepared: Prepared) -> dict[str, Tensor]:
         ids = batch.ids_BT.to(self._model.device)

@@ -1,8 +1,8 @@
 """The executor: which operations act on which row of a batch, and how they act while a model runs.
 
-It knows six kinds of operation as protocols, and no method: changes of weights (`weights.py` folds them), changes of
-states, neurons beside a layer's own, texts put before the question (`telling.py` puts them), answers given in the
-model's place, and routes that lead to others. Every row has its own.
+It knows seven kinds of operation as protocols, and no method: changes of weights (`weights.py` folds them), changes of
+states, neurons beside a layer's own, texts put before the question (`telling.py` puts them), changes of logits
+(`mixing.py` makes them), answers given in the model's place, and routes that lead to others. Every row has its own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vlmend.errors import EditError
+from vlmend.models.mixing import LogitsOperation
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Row
 from vlmend.models.trace import bridged, rewritten
@@ -116,12 +117,13 @@ class RouteOperation(Protocol):
 @dataclass(frozen=True)
 class Plan:
     """What acts on one row: changes of weights, changes of states in their order (neurons among them), an answer
-    given instead, and texts before the question, in their order."""
+    given instead, texts before the question, in their order, and changes of logits."""
 
     weights: tuple[WeightsOperation, ...] = ()
     states: tuple[StateOperation | NeuronOperation, ...] = ()
     answer: str | None = None
     prompts: tuple[PromptOperation, ...] = ()
+    logits: tuple[LogitsOperation, ...] = ()
 
 
 _KINDS: tuple[Any, ...] = (
@@ -131,6 +133,7 @@ _KINDS: tuple[Any, ...] = (
     NeuronOperation,
     AnswerOperation,
     PromptOperation,
+    LogitsOperation,
 )
 _known_kinds: dict[type, Any] = {}
 
@@ -156,6 +159,7 @@ def plan(ops: Iterable[Any], row: Row) -> Plan:
     states: list[StateOperation | NeuronOperation] = []
     answer: str | None = None
     prompts: list[PromptOperation] = []
+    logits: list[LogitsOperation] = []
     for op in ops:
         kind = _kind_of(op)
         if kind is RouteOperation:
@@ -163,6 +167,7 @@ def plan(ops: Iterable[Any], row: Row) -> Plan:
             weights += inner.weights
             states += inner.states
             prompts += inner.prompts
+            logits += inner.logits
             answer = answer if inner.answer is None else inner.answer
         elif kind is WeightsOperation:
             weights.append(op)
@@ -170,9 +175,11 @@ def plan(ops: Iterable[Any], row: Row) -> Plan:
             answer = op.answer
         elif kind is PromptOperation:
             prompts.append(op)
+        elif kind is LogitsOperation:
+            logits.append(op)
         else:
             states.append(op)
-    return Plan(tuple(weights), tuple(states), answer, tuple(prompts))
+    return Plan(tuple(weights), tuple(states), answer, tuple(prompts), tuple(logits))
 
 
 def first_stage(ops: Iterable[Any], weights: Weights) -> int:
@@ -186,7 +193,7 @@ def first_stage(ops: Iterable[Any], weights: Weights) -> int:
             found.append(weights.stage(op.names))
         elif kind is PromptOperation:
             found.append(0)
-        elif kind is not AnswerOperation:
+        elif kind not in (AnswerOperation, LogitsOperation):  # they act behind the model
             found.append(2 * op.layer + (kind is NeuronOperation))
     return min(found, default=weights.stage([]))
 

@@ -23,6 +23,7 @@ from vlmend.models.begun import Begun
 from vlmend.models.feed import feeder_of
 from vlmend.models.greedy import GREEDY, follow, takes_the_likeliest
 from vlmend.models.intervene import Plan, acting, check, first_stage, plan
+from vlmend.models.mixing import Mixer, Query, mixed, stepwise
 from vlmend.models.outputs import Question, Reply, RowOutput, RunOutput, row_output
 from vlmend.models.parts import Parts
 from vlmend.models.prefix import Cut
@@ -93,6 +94,7 @@ class VLM:
         self._preparer = Preparer(processor, prompter, parts.image_token, self._ends)
         self._feeder = feeder_of(model, parts)
         self._teller = Teller(parts, self.tokenizer, self._preparer, self._feeder)
+        self._mixer = Mixer(parts, self.tokenizer, self._feeder)
         self._begun = Begun(parts, self.weights, self._preparer, self._feeder)
 
     @cached_property
@@ -147,6 +149,10 @@ class VLM:
         """What rows are compared by, their questions and their pictures (see `Teller.key`): [B, 2, D]."""
         return torch.stack([self._teller.key(row, prepared) for row in prepared.rows])
 
+    def queries(self, prepared: Prepared) -> list[Query]:
+        """What rows ask, as what changes logits is given it (`Mixer.queries`); nothing of their answers."""
+        return self._mixer.queries(prepared)
+
     def run(
         self,
         prepared: Prepared,
@@ -173,6 +179,7 @@ class VLM:
         """
         plans = self._plans(prepared, edits, ops)
         prepared = self._teller.told(prepared, plans)
+        mixings = self._mixer.mixings(prepared, [() if one.answer is not None else one.logits for one in plans])
         outputs: dict[int, RowOutput] = {}
         stages = {stage for stage in (first or 0, *keep) if stage > 0}
         for weights, indices in _grouped(plans):
@@ -191,6 +198,8 @@ class VLM:
                 for some in of_like_length(rest, self.batch_rows):
                     batch = self._run_batch(prepared.take(some), [plans[index] for index in some], first or 0, keep)
                     outputs.update(zip(some, batch, strict=True))
+        with torch.set_grad_enabled(grad):
+            outputs |= {index: mixed(outputs[index], one) for index, one in mixings.items()}
         for index, one in enumerate(plans):
             if one.answer is not None:
                 outputs[index] = self._said(prepared.rows[index], one.answer)
@@ -278,14 +287,17 @@ class VLM:
             for index, one in enumerate(plans)
             if one.answer is not None
         }
+        mixings = self._mixer.mixings(prepared, [() if one.answer is not None else one.logits for one in plans])
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.no_grad():
                 asked = {index: prepared.rows[index] for index in indices}
                 for some in of_like_length(asked, self.batch_rows):
                     rows = prepared.take(some)
                     batch = self._preparer.batch(rows.rows, with_targets=False)
+                    mine = {place: mixings[index] for place, index in enumerate(some) if index in mixings}
+                    rewrite = stepwise(mine, self._ends) if mine else None
                     with acting(self.parts, rows.rows, [plans[index] for index in some], with_targets=False):
-                        new_BN = self._feeder.generate(batch, rows, settings)
+                        new_BN = self._feeder.generate(batch, rows, settings, rewrite)
                     replies.update(zip(some, map(self._reply, new_BN.tolist()), strict=True))
         return [replies[index] for index in range(len(prepared))]
 
