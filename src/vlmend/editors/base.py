@@ -113,7 +113,8 @@ def editor(name: str, **settings: Any) -> Editor:
 
 def settings_of(editor: Any) -> dict[str, Any]:
     """An editor's hyper-parameters."""
-    return dataclasses.asdict(editor.editor if isinstance(editor, Labelled) else editor)
+    own: Any = editor.editor if isinstance(editor, Labelled) else editor
+    return dataclasses.asdict(own)
 
 
 def check_cases(cases: Sequence[EditCase]) -> None:
