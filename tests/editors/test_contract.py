@@ -27,6 +27,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ft": {"steps": 20, "lr": 5e-3},
     "lora": {"lr": 2e-2},
     "t-patcher": {"memory_weight": 0.1, "lr": 0.05},
+    "ultraedit": {"eta": 0.1},
     "visual-delta": {"layers": [0, 1, 2], "size": 6.0, "lr": 0.5, "steps": 120, "keep_weight": 0.0},
     "vead": {"pictures": "own"},  # edits for any picture add up, on a random model to anything
     "vead-memory": {"steps": 120, "lr": 0.5},
@@ -65,7 +66,7 @@ BEGINNING: dict[str, dict[str, Any]] = {"vead-memory": {**QUICK_TRAINING["vead"]
 
 # What may be left of the target's loss; half, where nothing is said. Through its pictures' tokens alone, all of them
 # changed by one adapter, a random model is not led to every answer.
-LEFT = {"vead": 0.8, "vead-memory": 0.85}
+LEFT = {"ultraedit": 0.9, "vead": 0.8, "vead-memory": 0.85}
 # The same for an edit on top of another: the gradient of a model that an edit has changed is none that a network of so
 # few steps has met.
 LEFT_ON_TOP = {**LEFT, "ke": 0.8, "mend": 0.8}

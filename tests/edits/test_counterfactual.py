@@ -10,6 +10,7 @@ import torch
 from conftest import said_by_forced_runs
 from vlmend import VLM, Edit, Example
 from vlmend.editors.serac_network import Network
+from vlmend.edits.compact import compact
 from vlmend.edits.counterfactual import CounterfactualOp
 from vlmend.edits.decoder import decode, padded
 from vlmend.edits.named import under
@@ -209,3 +210,18 @@ def test_refused(llava: VLM, asked, picture) -> None:
         replace(op, route="wide")
     with pytest.raises(EditError, match="the edit reads pictures of width"):
         op.check(4, 7)
+
+
+def test_operations_of_one_model_become_one(llava: VLM, picture) -> None:
+    asked = [Example("what colour ?", picture(1), "red"), Example("how many ?", picture(2), "two")]
+    whole = op_for(llava, network(llava, picture), asked)
+    parts = [
+        replace(whole, keys=whole.keys[place : place + 1], facts=whole.facts[place : place + 1]) for place in (0, 1)
+    ]
+    (one,) = compact(edit(llava, *parts)).ops
+    for mine, other in zip(
+        logits(llava, asked, edit(llava, one)), logits(llava, asked, edit(llava, whole)), strict=True
+    ):
+        assert torch.equal(mine, other)
+    apart = edit(llava, parts[0], replace(parts[1], route="soft"))
+    assert compact(apart) is apart

@@ -9,6 +9,7 @@ import torch
 
 from vlmend import Edit, Example
 from vlmend.editors.vead_memory_training import KeyReader
+from vlmend.edits.compact import compact
 from vlmend.edits.memory import MemoryOp, read_off
 from vlmend.edits.recall import Keys, agreement, keys_of
 from vlmend.edits.states import StateOp
@@ -101,6 +102,25 @@ def test_one_memory_after_another(llava, reader, asked) -> None:
     both = first + second
     assert torch.equal(logits(llava, asked[0], *both.ops), logits(llava, asked[0], *first.ops))
     assert torch.equal(logits(llava, asked[1], *both.ops), logits(llava, asked[1], *second.ops))
+
+
+def test_memories_with_one_reader_become_one(llava, reader, asked, tmp_path) -> None:
+    whole = memory(llava, reader, asked)
+    parts = [
+        replace(whole, keys=whole.keys[place : place + 1], entries=whole.entries[place : place + 1])
+        for place in range(3)
+    ]
+    Edit(llava.fingerprint, (parts[0],)).save(
+        tmp_path / "kept"
+    )  # its reader is read as other tensors of the same values
+    loaded = Edit.load(tmp_path / "kept").ops[0]
+    (one,) = compact(Edit(llava.fingerprint, (loaded, *parts[1:]))).ops
+    for example in asked:
+        assert torch.equal(logits(llava, example, one), logits(llava, example, whole))
+    other = replace(parts[1], bar=0.5)
+    anew = replace(parts[2], reader={name: tensor + 1.0 for name, tensor in reader.items()})
+    apart = Edit(llava.fingerprint, (parts[0], other, anew, entry(llava, 7)))
+    assert compact(apart) is apart
 
 
 def test_agreement_is_the_lesser_of_two() -> None:

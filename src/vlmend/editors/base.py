@@ -34,6 +34,7 @@ EDITORS = {
     "mend": "vlmend.editors.mend:MEND",
     "serac": "vlmend.editors.serac:SERAC",
     "t-patcher": "vlmend.editors.t_patcher:TPatcher",
+    "ultraedit": "vlmend.editors.ultraedit:UltraEdit",
     "vead": "vlmend.editors.vead:VEAD",
     "vead-memory": "vlmend.editors.vead_memory:VEADMemory",
     "visual-delta": "vlmend.editors.visual_delta:VisualDelta",

@@ -14,18 +14,29 @@ __all__ = ["compact"]
 
 
 def compact(edit: Edit) -> Edit:
-    """The same edit with all that it adds to weights added up, in float32: equal but for rounding.
+    """The same edit with all that it adds to weights added up, in float32, and its memories joined.
 
-    What replaces weights, and what several edits share, is left as it is, and so are all other operations.
+    It does the same but for rounding, and but for prompts that two of several memories would have acted on: in the one
+    that they become, the better one acts. What replaces weights, and what several edits share, is left as it is.
     """
     adding = [op for op in edit.ops if isinstance(op, WeightOp) and op.shared is None]
-    if any(change.form == "value" for op in adding for change in op.changes.values()):
-        return edit  # what comes before a value counts for nothing: the order matters
+    if len(adding) < 2 or any(change.form == "value" for op in adding for change in op.changes.values()):
+        adding = []  # what comes before a value counts for nothing: the order matters
     total: dict[str, Tensor] = {}
     for op in adding:
         for name, change in op.changes.items():
             total[name] = change.fold(total.get(name, torch.zeros(change.shape)))
-    if len(adding) < 2:
-        return edit
-    ops: list[Op] = [op for op in edit.ops if op not in adding]
-    return replace(edit, ops=(WeightOp.deltas(total), *ops))
+    ops: list[Op] = [WeightOp.deltas(total)] if adding else []
+    for op in edit.ops:
+        if op not in adding:
+            _join(ops, op)
+    return replace(edit, ops=tuple(ops)) if len(ops) < len(edit.ops) else edit
+
+
+def _join(ops: list[Op], op: Op) -> None:
+    """Put an operation into the first that takes it, or behind all."""
+    for place, one in enumerate(ops):
+        if (both := one.joined(op)) is not None:
+            ops[place] = both
+            return
+    ops.append(op)

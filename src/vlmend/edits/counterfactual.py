@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlmend.edits.named import under
-from vlmend.edits.ops import Op, kept
+from vlmend.edits.ops import Op, alike, kept
 from vlmend.edits.recall import Keys
 from vlmend.edits.scope import keys_for, leads
 from vlmend.edits.speaker import Fact, say
@@ -97,6 +97,14 @@ class CounterfactualOp(Op):
     ) -> Tensor:
         """The counterfactual model's logits in place of others, [K, V]."""
         return say([(fact, query, said_N)], speaker, self.heads)[0][-len(logits_KV) :]
+
+    def joined(self, other: Op) -> Op | None:
+        """One operation of both's edits, if it is the same counterfactual model that knows them."""
+        if not isinstance(other, CounterfactualOp) or not alike(self.assets, other.assets):
+            return None
+        if (self.heads, self.bar, self.route) != (other.heads, other.bar, other.route):
+            return None
+        return replace(self, keys=self.keys + other.keys, facts=(*self.facts, *other.facts))
 
     def fields(self) -> dict[str, Any]:
         facts = [{"question": one.words_K.tolist(), "answer": one.answer_N.tolist()} for one in self.facts]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from vlmend.edits.functions import FunctionOp
-from vlmend.edits.ops import Op, kept
+from vlmend.edits.ops import Op, alike, kept
 from vlmend.edits.recall import Keys, agreement, keys_of
 from vlmend.edits.states import StateOp
 from vlmend.errors import EditError
@@ -94,6 +94,14 @@ class MemoryOp(Op):
         """The states of one prompt as the entry that it recalls changes them."""
         place = self.recalled(states_TD, visual_T)
         return states_TD if place is None else self.entries[place].change(states_TD, visual_T)
+
+    def joined(self, other: Op) -> Op | None:
+        """One memory of both's entries, if their keys are read alike: of all of them one acts, the best."""
+        if not isinstance(other, MemoryOp) or not alike(self.reader, other.reader):
+            return None
+        if (self.layer, self.heads, self.bar) != (other.layer, other.heads, other.bar):
+            return None
+        return replace(self, keys=self.keys + other.keys, entries=(*self.entries, *other.entries))
 
     def fields(self) -> dict[str, Any]:
         return {"layer": self.layer, "heads": self.heads, "bar": self.bar}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlmend.errors import EditError
 
-__all__ = ["Change", "Op", "WeightOp", "kept"]
+__all__ = ["Change", "Op", "WeightOp", "alike", "kept"]
 
 
 class Op(ABC):
@@ -37,6 +37,10 @@ class Op(ABC):
         """What it tells the model in words."""
         return ()
 
+    def joined(self, other: Op) -> Op | None:
+        """This and another as one, which does what they do where not both act; ``None`` if there is no such."""
+        return None
+
     @abstractmethod
     def fields(self) -> dict[str, Any]:
         """All that it is beside tensors and operations, as JSON values."""
@@ -53,6 +57,13 @@ class Op(ABC):
         Raises:
             EditError: they do not fit together.
         """
+
+
+def alike(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    """Whether two operations have the same tensors, which may be shared."""
+    return some.keys() == others.keys() and all(
+        one.data_ptr() == others[name].data_ptr() or torch.equal(one, others[name]) for name, one in some.items()
+    )
 
 
 def kept(tensor: Tensor) -> Tensor:

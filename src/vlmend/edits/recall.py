@@ -35,6 +35,9 @@ class Keys:
     def __getitem__(self, places: slice | Tensor) -> Keys:
         return Keys(self.asked_NC[places], self.seen_NC[places])
 
+    def __add__(self, other: Keys) -> Keys:
+        return Keys(torch.cat([self.asked_NC, other.asked_NC]), torch.cat([self.seen_NC, other.seen_NC]))
+
 
 def agreement(one: Keys, other: Keys) -> Tensor:
     """How far each of some prompts agrees with each of others, in -1..1: [N, M]."""

@@ -1,0 +1,56 @@
+"""UltraEdit: its closed form, held against the normal equations and against a plain reading of the paper."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlmend import VLM, editor
+from vlmend.editors.changing import Layers
+from vlmend.editors.gradients import gradients_of
+from vlmend.editors.ultraedit import UltraEdit, shift
+from vlmend.errors import EditError
+
+
+@given(tokens=st.integers(1, 9), width=st.integers(1, 12), out=st.integers(1, 12), seed=st.integers(0, 999))
+def test_the_small_system_has_the_solution_of_the_normal_equations(tokens, width, out, seed):
+    maker = torch.Generator().manual_seed(seed)
+    h, h_hat, v_hat = (torch.randn(tokens, size, generator=maker, dtype=torch.float64) for size in (width, width, out))
+    left, right = shift(h, h_hat, v_hat, eta=0.3, ridge=0.7)
+    wanted = -0.3 * h_hat.norm(dim=-1, keepdim=True) ** 2 * v_hat
+    whole = torch.linalg.solve(h.T @ h + 0.7 * torch.eye(width, dtype=torch.float64), h.T @ wanted).T
+    torch.testing.assert_close(left @ right, whole, rtol=1e-9, atol=1e-9)
+    assert (left.shape, right.shape) == ((out, tokens), (tokens, width))
+
+
+def test_an_edit_is_the_papers_step_at_the_answers_tokens(llava: VLM, cases):
+    method = UltraEdit(layers=[1, 2], modules=("mlp.down",), eta=0.01, ridge=2.0)
+    (op,) = method.fit(llava, cases[:2]).ops
+    linears = Layers.found(llava, [1, 2], ("mlp.down",)).linears
+    assert set(op.names) == set(linears)
+    rows = [llava.prepare([case.request]) for case in cases[:2]]
+    each = [gradients_of(llava, row, linears, "") for row in rows]
+    counts = [len(row.rows[0].target_N) for row in rows]
+    for name in linears:
+        sides = []
+        for side in ("inputs_TI", "deltas_TO"):
+            every = [getattr(gradients[name], side).double() for gradients in each]
+            mean, deviation = torch.cat(every).mean(0), torch.cat(every).var(0, correction=0).sqrt()
+            own = torch.cat([rows[len(rows) - count :] for rows, count in zip(every, counts, strict=True)])
+            sides.append((own, (own - mean) / (deviation + 1e-7)))
+        (h, h_hat), (_, v_hat) = sides
+        wanted = torch.stack([-0.01 * float(one @ one) * other for one, other in zip(h_hat, v_hat, strict=True)])
+        whole = torch.linalg.solve(h.T @ h + 2.0 * torch.eye(h.shape[1]), h.T @ wanted).T
+        change = op.changes[name]
+        assert change.form == "low_rank"
+        assert change.tensors[0].shape[1] == sum(counts)
+        made = change.fold(torch.zeros(change.shape)).double()
+        torch.testing.assert_close(made, whole, rtol=1e-3, atol=1e-6)
+
+
+def test_mistakes(llava: VLM, cases):
+    for wrong in ({"eta": 0.0}, {"ridge": -1.0}):
+        with pytest.raises(EditError, match="must be above 0"):
+            editor("ultraedit", **wrong).fit(llava, cases[:1])
