@@ -57,7 +57,7 @@ class UltraEdit:
 
     layers: LayerSpec = "late"
     modules: tuple[str, ...] = ("mlp.down",)
-    eta: float = 0.05
+    eta: float = 1e-3
     ridge: float = 1.0
 
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
