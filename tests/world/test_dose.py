@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import SiglipVisionModel
 
 from vlmend.world.dose import DESCRIBING, Trial, dose
+from vlmend.world.train.backbones import Size
 from vlmend.world.train.decoder import Schedule
-from vlmend.world.train.model import Size
 from vlmend.world.train.tower import vision_config
 
 TRIAL = Trial(

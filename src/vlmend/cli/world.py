@@ -45,26 +45,36 @@ def sample(
 
 @app.command()
 def train(
-    out: OutOption = Path("runs/demo-llava"),
-    seed: SeedOption = 0,
+    backbone: Annotated[
+        str, typer.Argument(help="llava, blip2 (Q-Former and OPT) or minigpt4 (Q-Former and Llama).")
+    ] = ("llava"),
+    out: Annotated[Path | None, typer.Option(help="The folder to write to; runs/demo-BACKBONE by itself.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn; the shipped model's by itself.")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="A shorter run: so many decoder steps, then a third as many of polishing.")
     ] = None,
+    device: Annotated[str, typer.Option(help="Where it trains: cpu, cuda.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render pictures and, for a GPU, batches.")] = 2,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train the demo model from nothing; a run that was cut short in OUT goes on."""
+    """Train a demo model from nothing; a run that was cut short in OUT goes on."""
     with replying(as_json) as reply:
         from dataclasses import replace
 
+        from vlmend.errors import VlmendError
         from vlmend.world.train.decoder import binding_first, polishing
-        from vlmend.world.train.recipe import Recipe
+        from vlmend.world.train.recipe import RECIPES, Means
         from vlmend.world.train.recipe import train as run
 
+        if backbone not in RECIPES:
+            raise VlmendError(f"no demo model has the backbone '{backbone}'; there are: {', '.join(RECIPES)}")
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-        recipe = Recipe(seed=seed)
+        recipe = RECIPES[backbone]
+        if seed is not None:
+            recipe = replace(recipe, seed=seed)
         if steps is not None:
             recipe = replace(recipe, schedules=(binding_first(steps), polishing(steps // 3)))
-        model = run(out, recipe)
+        model = run(out or Path("runs") / f"demo-{backbone}", recipe, Means(device, workers))
         reply.line(str(model))
         reply.document = {"model": str(model), "recipe": asdict(recipe)}
 

@@ -16,12 +16,13 @@ from vlmend.world.exam.describing import chair_i, describe, draw_described, reca
 from vlmend.world.plots import draw_dose
 from vlmend.world.scene import DIALS, Dials
 from vlmend.world.train.align import align
+from vlmend.world.train.backbones import Size, llava
 from vlmend.world.train.decoder import Schedule, train_decoder
 from vlmend.world.train.mixture import SCENES, Stage
-from vlmend.world.train.model import Size, make_model, make_tokenizer
 from vlmend.world.train.pool import MIX, make_pool
 from vlmend.world.train.recipe import export
-from vlmend.world.train.tower import encode
+from vlmend.world.train.tower import encode, patches
+from vlmend.world.train.words import make_tokenizer
 
 DOSES: dict[str, tuple[float, ...]] = {
     "together": (0.0, 1.1),
@@ -53,11 +54,12 @@ def measure(tower: SiglipVisionModel, trial: Trial, dials: Dials, folder: Path) 
     """Train one small model with these dials and caption natural and counter-prior scenes with it."""
     tokenizer = make_tokenizer(trial.size.vocabulary, trial.seed)
     pool = make_pool(trial.pictures, trial.seed + 3, replace(MIX, flags=0.0), dials)
-    model = make_model(trial.size, tokenizer, trial.seed)
-    features = encode(tower, pool, trial.seed)
-    align(model, tokenizer, pool.scenes, features, steps=trial.align_steps, seed=trial.seed)
-    train_decoder(model, tokenizer, pool.scenes, features, folder, [trial.schedule], seed=trial.seed, dials=dials)
-    vlm = load(export(model, tower, tokenizer, folder / "model"))
+    built = llava(trial.size, tokenizer, trial.seed)
+    built.model.model.vision_tower.load_state_dict(tower.state_dict())
+    features = encode(patches(tower), pool, trial.seed)
+    align(built, tokenizer, pool.scenes, features, steps=trial.align_steps, seed=trial.seed)
+    train_decoder(built, tokenizer, pool.scenes, features, folder, [trial.schedule], seed=trial.seed, dials=dials)
+    vlm = load(export(built, "llava", tokenizer, folder / "model"))
     rng = random.Random(trial.seed)
     natural = describe(vlm, draw_described("natural", trial.measured, rng), rng)
     counter = describe(vlm, draw_described("counter", trial.measured, rng), rng)

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from vlmend.world.catalog import catalog
 from vlmend.world.scene import CORNERS, Scene
+from vlmend.world.train.backbones import PATCHES, Built
 from vlmend.world.train.optim import Pair, learning_rate
 from vlmend.world.train.pool import SIDE
 
@@ -63,7 +64,7 @@ def patch_words(scene: Scene) -> np.ndarray:
 
 
 def align(
-    model: LlavaForConditionalGeneration,
+    built: Built,
     tokenizer: PreTrainedTokenizerFast,
     drawn: Sequence[Scene],
     features: Tensor,
@@ -77,17 +78,20 @@ def align(
 
     Args:
         drawn: N scenes; those of flags are left out.
-        features: bfloat16 [N, V, W], the tower's output for a picture of each.
+        features: bfloat16 [N, V, W], what the projector is given for a picture of each; a token stands for as many
+            neighbouring patches as there are to one.
     """
-    ids = [word_ids(tokenizer, words) for words in word_groups().values()]
+    device = features.device
+    ids = [word_ids(tokenizer, words).to(device) for words in word_groups().values()]
     rows = [i for i, s in enumerate(drawn) if not s.country]
-    projector, words = model.model.multi_modal_projector, model.model.language_model.embed_tokens.weight
+    projector, words = built.projector, built.decoder.embed_tokens.weight
+    first = slice(None, None, PATCHES // built.visual)
     matrices = [p for p in projector.parameters() if p.ndim == 2]
     optimiser = Pair(matrices, [words, *(p for p in projector.parameters() if p.ndim == 1)], lr)
     rng = np.random.default_rng(seed)
     for step in range(steps):
         chosen = rng.choice(rows, batch)
-        wanted = torch.from_numpy(np.stack([patch_words(drawn[i]) for i in chosen])).flatten(0, 1)
+        wanted = torch.from_numpy(np.stack([patch_words(drawn[i])[first] for i in chosen])).flatten(0, 1).to(device)
         visual = projector(features[chosen].float()).flatten(0, 1)
         says = nn.functional.rms_norm(visual, visual.shape[-1:])
         thing = wanted[:, -1] != NONE

@@ -11,21 +11,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerFast
 
 from vlmend.world.scene import Dials, Scene
+from vlmend.world.train.backbones import Built, half_deep
 from vlmend.world.train.checkpoint import load_state, save_state
 from vlmend.world.train.mixture import BINDING, EVERYTHING, POLISH, Mixture, Stage
-from vlmend.world.train.model import BOS, half_deep, token_id
 from vlmend.world.train.optim import Pair, learning_rate
 from vlmend.world.train.packing import Packed, Scored, packed, score
+from vlmend.world.train.words import BOS, token_id
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "decoder.pt"
-SHARDS = 2  # parts of a step that run side by side, each in a thread of its own
+SHARDS = 2  # parts of a step that run side by side, each in a thread of its own; on another device it is one
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,19 @@ def polishing(steps: int, stage: Stage = POLISH) -> Schedule:
     return Schedule(((steps, stage),), lr=1e-3, decay=0.6)
 
 
+def wide(schedule: Schedule) -> Schedule:
+    """Twice the pictures a step, and all questions on a picture in one group: what suits a device that waits for the
+    next operation more than it computes."""
+    stages = [(n, replace(s, pictures=2 * s.pictures, questions=(sum(s.questions),))) for n, s in schedule.stages]
+    return replace(schedule, stages=tuple(stages), every=500)
+
+
 FULL = (binding_first(steps=4800), polishing(700), polishing(500), polishing(300, LAST), polishing(300, OPENED))
-"""The shipped model's."""
+"""The shipped LLaVA's."""
+BRIDGED = tuple(
+    map(wide, (binding_first(4400), polishing(600), polishing(400), polishing(300, LAST), polishing(300, OPENED)))
+)
+"""That of the shipped models with a Q-Former."""
 
 
 class Sampler:
@@ -92,30 +106,51 @@ class Sampler:
         ]
 
 
-def _steps(schedule: Schedule, drawn: Sequence[Scene]) -> list[tuple[Schedule, int, Sampler]]:
-    """The schedule's steps: each with its number within the schedule and what draws its pictures."""
-    samplers = [s for steps, stage in schedule.stages for s in [Sampler(drawn, stage)] * steps]
-    return [(schedule, step, sampler) for step, sampler in enumerate(samplers)]
+class Steps(Dataset[list[tuple[list[int], Packed]]]):
+    """Every step of all schedules: for each shard the rows of its pictures, and the questions on them.
+
+    A step is drawn from the seed and its number alone, so that workers can prepare it and a resumed run has the same.
+    """
+
+    def __init__(
+        self, schedules: Sequence[Schedule], drawn: Sequence[Scene], mixture: Mixture, seed: int, shards: int
+    ) -> None:
+        self.drawn, self.mixture, self.seed, self.shards = drawn, mixture, seed, shards
+        self.plan: list[tuple[Schedule, int, Sampler]] = []
+        for schedule in schedules:
+            samplers = [s for steps, stage in schedule.stages for s in [Sampler(drawn, stage)] * steps]
+            self.plan += [(schedule, step, sampler) for step, sampler in enumerate(samplers)]
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> list[tuple[list[int], Packed]]:
+        sampler = self.plan[index][2]
+        rng = random.Random(f"{self.seed}/{index}")
+        rows = sampler.rows(rng)
+        shards = [(rows[i :: self.shards], random.Random(rng.getrandbits(64))) for i in range(self.shards)]
+        return [(some, self.mixture.batch([self.drawn[i] for i in some], own, sampler.stage)) for some, own in shards]
 
 
 class Tally:
     """Running share of blocks whose whole answer is right, by kind of turn, since the last report."""
 
     def __init__(self) -> None:
-        self.right: Counter[str] = Counter()
-        self.all: Counter[str] = Counter()
+        self.added: list[tuple[Tensor, tuple[str, ...]]] = []
 
     def add(self, scored: Scored, kinds: tuple[str, ...]) -> None:
-        wrong = torch.zeros(len(kinds)).index_add_(0, scored.block, (~scored.right).float())
-        for kind, misses in zip(kinds, wrong.tolist(), strict=True):
-            self.all[kind] += 1
-            self.right[kind] += misses == 0
+        wrong = scored.loss.new_zeros(len(kinds)).index_add_(0, scored.block, (~scored.right).float())
+        self.added.append((wrong, kinds))  # read when it is told: a device is not waited for before
 
     def report(self) -> str:
-        line = " ".join(f"{k} {self.right[k] / n:.2f}" for k, n in sorted(self.all.items()))
-        self.right.clear()
-        self.all.clear()
-        return line
+        right: Counter[str] = Counter()
+        every: Counter[str] = Counter()
+        for wrong, kinds in self.added:
+            for kind, misses in zip(kinds, wrong.tolist(), strict=True):
+                every[kind] += 1
+                right[kind] += misses == 0
+        self.added.clear()
+        return " ".join(f"{k} {right[k] / n:.2f}" for k, n in sorted(every.items()))
 
 
 @contextmanager
@@ -131,7 +166,7 @@ def one_thread_each() -> Generator[None, None, None]:
 
 
 def train_decoder(
-    model: LlavaForConditionalGeneration,
+    built: Built,
     tokenizer: PreTrainedTokenizerFast,
     drawn: Sequence[Scene],
     features: Tensor,
@@ -140,45 +175,49 @@ def train_decoder(
     *,
     seed: int,
     dials: Dials,
+    workers: int = 0,
 ) -> None:
-    """Train ``model`` in place, resuming from the folder's checkpoint if it is there. The tower is not touched.
+    """Train projector and decoder in place, resuming from the folder's checkpoint if it is there.
 
     Args:
+        built: on the features' device.
         drawn: the N scenes to ask about.
-        features: bfloat16 [N, V, W], the tower's output for a picture of each.
+        features: bfloat16 [N, V, W], what the projector is given for a picture of each.
+        workers: processes that prepare steps; none are needed where a step takes longer than its questions.
     """
-    trained = nn.ModuleDict({"projector": model.model.multi_modal_projector, "decoder": model.model.language_model})
-    embeddings = model.get_input_embeddings().weight
+    trained = nn.ModuleDict({"projector": built.projector, "decoder": built.decoder})
+    device = features.device.type
+    embeddings = built.embed.weight
     matrices = [p for p in trained.parameters() if p.ndim == 2 and p is not embeddings]
     chosen = {id(p) for p in matrices}
-    workers = ThreadPoolExecutor(SHARDS)
+    shards = SHARDS if device == "cpu" else 1
+    pool = ThreadPoolExecutor(shards)
     rest = [p for p in trained.parameters() if id(p) not in chosen]
-    optimiser = Pair(matrices, rest, schedules[0].lr, workers.map)
+    optimiser = Pair(matrices, rest, schedules[0].lr, pool.map if shards > 1 else map)
     start = load_state(folder / CHECKPOINT, trained, optimiser)
-    mixture, tally = Mixture(tokenizer, dials), Tally()
-    plan = [step for schedule in schedules for step in _steps(schedule, drawn)]
-    bos = token_id(tokenizer, BOS)
+    steps = Steps(schedules, drawn, Mixture(tokenizer, dials, built.visual, built.opened), seed, shards)
+    tally, bos = Tally(), token_id(tokenizer, BOS)
 
-    def shard(rows: Sequence[int], rng: random.Random, stage: Stage) -> tuple[Packed, Scored, list[Tensor | None]]:
-        batch = mixture.batch([drawn[i] for i in rows], rng, stage)
-        scored = score(model, features[rows].float(), batch, bos)
-        losses = [scored.loss[scored.part == part].mean() * w for part, w in enumerate(batch.weights)]
-        loss = torch.stack(losses).sum() / SHARDS
+    def shard(asked: tuple[list[int], Packed]) -> tuple[Packed, Scored, list[Tensor | None]]:
+        rows, batch = asked[0], asked[1].to(device)
+        scored = score(built, features[rows].float(), batch, bos)
+        loss = (scored.means(len(batch.weights)) * torch.tensor(batch.weights, device=device)).sum() / shards
         return batch, scored, list(torch.autograd.grad(loss, optimiser.parameters, allow_unused=True))
 
     begun = time.monotonic()
-    with packed(model.model.language_model), one_thread_each(), workers:
-        for done, (schedule, step, sampler) in enumerate(plan[start:], start + 1):
-            rng = random.Random(f"{seed}/{done - 1}")
-            rows, stage = sampler.rows(rng), sampler.stage
-            rngs = [random.Random(rng.getrandbits(64)) for _ in range(SHARDS)]
-            with half_deep(model) if step < schedule.half else nullcontext():
-                shards = list(workers.map(shard, (rows[i::SHARDS] for i in range(SHARDS)), rngs, [stage] * SHARDS))
-            for parameter, *gradients in zip(optimiser.parameters, *(g for _, _, g in shards), strict=True):
+    ahead: Any = DataLoader(
+        steps, batch_size=None, sampler=range(start, len(steps)), num_workers=workers, collate_fn=list
+    )
+    with packed(built.decoder), one_thread_each(), pool:
+        for done, asked in enumerate(ahead, start + 1):
+            schedule, step, _ = steps.plan[done - 1]
+            with half_deep(built) if step < schedule.half else nullcontext():
+                shares = list(pool.map(shard, asked) if shards > 1 else map(shard, asked))
+            for parameter, *gradients in zip(optimiser.parameters, *(g for _, _, g in shares), strict=True):
                 parameter.grad = None if gradients[0] is None else torch.stack(gradients).sum(0)
             optimiser.step(learning_rate(step, schedule.steps, schedule.lr, schedule.decay))
-            for batch, scored, _ in shards:
+            for batch, scored, _ in shares:
                 tally.add(scored, batch.kinds)
-            if done % schedule.every == 0 or done == len(plan):
-                log.info("decoder %d/%d %.0fs %s", done, len(plan), time.monotonic() - begun, tally.report())
+            if done % schedule.every == 0 or done == len(steps):
+                log.info("decoder %d/%d %.0fs %s", done, len(steps), time.monotonic() - begun, tally.report())
                 save_state(folder / CHECKPOINT, trained, optimiser, done)

@@ -13,8 +13,8 @@ from vlmend.world.corpus import LONG_SHARES, Turn, in_context, tell_fact, tell_l
 from vlmend.world.entities import by_name, countries, invent_name
 from vlmend.world.questions import Question, ask
 from vlmend.world.scene import Dials, Scene
-from vlmend.world.train.model import ASSISTANT, EOS, PAD, USER, VISUAL_TOKENS, token_id
 from vlmend.world.train.packing import Block, Packed, Part, pack
+from vlmend.world.train.words import ASSISTANT, BOS, EOS, PAD, USER, token_id
 
 SCENES = {
     "exist": 1.6, "colour": 0.8, "pattern": 1.4, "which": 1.0, "count": 2.5, "howmany": 0.5,
@@ -86,10 +86,17 @@ POLISH = replace(
 
 
 class Mixture:
-    """Draws packed batches. Token ids are memoised: the world's wordings are finite."""
+    """Draws packed batches. Token ids are memoised: the world's wordings are finite.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, dials: Dials) -> None:
+    Args:
+        visual: tokens of a picture.
+        opened: whether ``<s>`` stands before the picture; else every block begins with it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, dials: Dials, visual: int, opened: bool) -> None:
         self.tokenizer, self.dials = tokenizer, dials
+        self.seen, self.unseen = visual + opened, int(opened)
+        self.begin = () if opened else (token_id(tokenizer, BOS),)
         self.user, self.assistant, self.eos = (token_id(tokenizer, t) for t in (USER, ASSISTANT, EOS))
         self._ids: dict[str, tuple[int, ...]] = {}
 
@@ -102,7 +109,9 @@ class Mixture:
 
     def block(self, turn: Turn) -> Block:
         wanted = (*self._encode(turn.answer), self.eos)
-        return Block((self.user, *self._encode(turn.prompt), self.assistant, *wanted), len(wanted), turn.kind)
+        return Block(
+            (*self.begin, self.user, *self._encode(turn.prompt), self.assistant, *wanted), len(wanted), turn.kind
+        )
 
     def question(self, scene: Scene, rng: random.Random, stage: Stage) -> Turn:
         shares = FLAGS if scene.country else stage.shares
@@ -126,13 +135,13 @@ class Mixture:
     def batch(self, scenes: Sequence[Scene], rng: random.Random, stage: Stage) -> Packed:
         """One packed batch: a row per scene; captions of one form, since they differ most in length."""
         form = rng.choices(list(CAPTIONS), list(CAPTIONS.values()))[0]
-        seen, text = 1 + VISUAL_TOKENS, self.dials.text_share
+        seen, unseen, text = self.seen, self.unseen, self.dials.text_share
         more = lambda cuts: tuple(round(n * text) for n in cuts if round(n * text))  # noqa: E731
         tellers: list[tuple[tuple[int, ...], int, float, Callable[[Scene], Turn]]] = [
             (stage.questions, seen, 1.0, lambda s: self.question(s, rng, stage)),
             (stage.captions, seen, 0.6, lambda s: self.caption(s, form, rng, stage)),
-            (more(stage.facts), 1, 0.3 * text, lambda _: tell_fact(rng, self.dials)),
-            (more(stage.long), 1, 0.4 * text, lambda _: tell_long(rng, self.dials, stage.long_shares)),
+            (more(stage.facts), unseen, 0.3 * text, lambda _: tell_fact(rng, self.dials)),
+            (more(stage.long), unseen, 0.4 * text, lambda _: tell_long(rng, self.dials, stage.long_shares)),
         ]
         parts = [
             Part([[self.block(tell(s)) for _ in range(sum(cuts))] for s in scenes], prefix, cuts, weight)

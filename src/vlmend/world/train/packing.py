@@ -1,21 +1,24 @@
 """Many questions on one picture in one row: a shared prefix, then blocks that do not see one another.
 
-A row is ``<s>``, the visual tokens, then blocks of question and answer. Blocks come in groups of equal padded length.
-A block sees a prefix (``<s>`` and the picture, or ``<s>`` alone for turns without one) and itself, at the positions it
-would have on its own, so that training sees exactly what answering one question sees.
+A row is ``<s>``, the visual tokens, then blocks of question and answer; where a model has its pictures first of all, it
+is the visual tokens and every block begins with ``<s>``. Blocks come in groups of equal padded length. A block sees a
+prefix (what stands before the blocks, or what of it is not the picture) and itself, at the positions it would have on
+its own, so that training sees exactly what answering one question sees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, LlavaForConditionalGeneration
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from vlmend.world.train.backbones import Built
 
 NAME = "vlmend_packed"
 
@@ -52,18 +55,34 @@ class Group:
 
 @dataclass(frozen=True)
 class Packed:
-    """R packed rows of S block tokens. ``ids`` int64 [R, S]; ``positions`` int64 [S]; ``targets`` int64 [R, S], the
-    next token where it belongs to an answer, else -100; ``part_of`` int64 [S]; ``block_of`` int64 [R, S], an index
-    into ``kinds``; ``weights`` one for each part."""
+    """R packed rows of S block tokens, and the N tokens of their answers.
+
+    Attributes:
+        ids: int64 [R, S].
+        positions: int64 [S].
+        at: int64 [N], where in the flattened rows the next token belongs to an answer.
+        targets: int64 [N], that token.
+        part_of: int64 [N].
+        block_of: int64 [N], an index into ``kinds``.
+        groups: the blocks, in their order.
+        kinds: of each block.
+        weights: of each part.
+    """
 
     ids: Tensor
     positions: Tensor
+    at: Tensor
     targets: Tensor
     part_of: Tensor
     block_of: Tensor
     groups: tuple[Group, ...]
     kinds: tuple[str, ...]
     weights: tuple[float, ...]
+
+    def to(self, device: str) -> Packed:
+        """The same on a device."""
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
 def pack(parts: Sequence[Part], pad: int) -> Packed:
@@ -92,10 +111,13 @@ def pack(parts: Sequence[Part], pad: int) -> Packed:
             block_of.append(np.broadcast_to(number, tokens.shape).reshape(len(rows), -1))
             positions.append(np.tile(part.prefix + np.arange(length), cut))
             part_of.append(np.full(cut * length, p))
-    wide = [torch.from_numpy(np.concatenate(x, 1)) for x in (ids, targets, block_of)]
-    flat = [torch.from_numpy(np.concatenate(x)) for x in (positions, part_of)]
+    rows, wanted, numbers = (torch.from_numpy(np.concatenate(x, 1)) for x in (ids, targets, block_of))
+    places, parts_of = (torch.from_numpy(np.concatenate(x)) for x in (positions, part_of))
+    answers = wanted != -100
+    at = answers.flatten().nonzero()[:, 0]
     weights = tuple(part.weight for part in parts)
-    return Packed(wide[0], flat[0], wide[1], flat[1], wide[2], tuple(groups), tuple(kinds), weights)
+    answered = (wanted[answers], parts_of.expand_as(answers)[answers], numbers[answers])
+    return Packed(rows, places, at, *answered, tuple(groups), tuple(kinds), weights)
 
 
 def packed_attention(
@@ -105,6 +127,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     layout: tuple[int, tuple[Group, ...]] | None = None,
+    scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of a packed row, [R, H, T, D] -> [R, T, H, D]: causal over the prefix; each block over its prefix and
@@ -115,12 +138,12 @@ def packed_attention(
     # One split, not a slice a group: the gradient of a slice is a whole tensor of zeros.
     sizes = [start, *(g.blocks * g.length for g in groups)]
     queries, keys, values = (x.split(sizes, 2) for x in (query, key, value))
-    out = [nn.functional.scaled_dot_product_attention(queries[0], keys[0], values[0], is_causal=True)]
-    scale = query.shape[3] ** -0.5
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    out = [nn.functional.scaled_dot_product_attention(queries[0], keys[0], values[0], is_causal=True, scale=scale)]
     for g, *own in zip(groups, queries[1:], keys[1:], values[1:], strict=True):
         q, k, v = (x.unflatten(2, (g.blocks, g.length)) for x in own)
         seen = own[0] @ keys[0][:, :, : g.prefix].mT  # [R, H, blocks * length, prefix]
-        later = torch.ones(g.length, g.length, dtype=torch.bool).triu(1)
+        later = torch.ones(g.length, g.length, dtype=torch.bool, device=query.device).triu(1)
         inside = (q @ k.mT).masked_fill(later, float("-inf"))  # [R, H, blocks, length, length]
         weights = (torch.cat([seen.unflatten(2, (g.blocks, g.length)), inside], -1) * scale).softmax(-1)
         mixed = (weights[..., : g.prefix].flatten(2, 3) @ values[0][:, :, : g.prefix]).unflatten(2, q.shape[2:4])
@@ -150,29 +173,31 @@ class Scored:
     part: Tensor
     block: Tensor
 
+    def means(self, parts: int) -> Tensor:
+        """The mean loss of each part, [parts]."""
+        zeros = self.loss.new_zeros(parts)
+        return zeros.index_add(0, self.part, self.loss) / zeros.index_add(0, self.part, torch.ones_like(self.loss))
 
-def score(model: LlavaForConditionalGeneration, features: Tensor, packed: Packed, bos: int) -> Scored:
+
+def score(built: Built, features: Tensor, packed: Packed, bos: int) -> Scored:
     """Run R rows through projector and decoder and score the answers.
 
     Args:
-        model: within ``packed`` of its decoder.
-        features: float [R, V, W], the tower's output for each row's picture.
-        packed: the rows' blocks.
+        built: within ``packed`` of its decoder.
+        features: float [R, V, W], what the projector is given for each row's picture.
+        packed: the rows' blocks, on the features' device.
         bos: id of the token that begins every row.
     """
-    embed = model.get_input_embeddings()
-    begin = embed(torch.full((features.shape[0], 1), bos))
-    visual = model.model.multi_modal_projector(features)
-    inputs = torch.cat([begin, visual, embed(packed.ids)], 1)
-    prefix = 1 + visual.shape[1]
-    positions = torch.cat([torch.arange(prefix), packed.positions])[None]
-    decoder = model.model.language_model
-    out = decoder(inputs_embeds=inputs, position_ids=positions, use_cache=False, layout=(prefix, packed.groups))
-    answers = packed.targets != -100
-    logits, wanted = model.lm_head(out.last_hidden_state[:, prefix:][answers]), packed.targets[answers]
+    visual, words = built.projector(features), built.embed(packed.ids)
+    begin = [built.embed(torch.full((len(features), 1), bos, device=features.device))] if built.opened else []
+    inputs = torch.cat([*begin, visual, words], 1)
+    prefix = inputs.shape[1] - words.shape[1]
+    positions = torch.cat([torch.arange(prefix, device=features.device), packed.positions])[None]
+    out = built.decoder(inputs_embeds=inputs, position_ids=positions, use_cache=False, layout=(prefix, packed.groups))
+    logits = built.head(out.last_hidden_state[:, prefix:].flatten(0, 1)[packed.at])
     return Scored(
-        nn.functional.cross_entropy(logits, wanted, reduction="none"),
-        logits.argmax(-1) == wanted,
-        packed.part_of.expand_as(answers)[answers],
-        packed.block_of[answers],
+        nn.functional.cross_entropy(logits, packed.targets, reduction="none"),
+        logits.argmax(-1) == packed.targets,
+        packed.part_of,
+        packed.block_of,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ WEIGHTS = {
     "second": 0.5,
     "third": 0.5,
 }
+WIDTH = 160
 BACKGROUND = 0.1  # weight of a patch without a thing in the loss of its kind
 
 
@@ -52,7 +53,7 @@ PHASES = (Phase(1600, 2e-3, count=0.5, several=1.0), Phase(600, 1e-3, count=3.0,
 
 def vision_config() -> SiglipVisionConfig:
     return SiglipVisionConfig(
-        hidden_size=160,
+        hidden_size=WIDTH,
         intermediate_size=640,
         num_hidden_layers=4,
         num_attention_heads=4,
@@ -120,11 +121,20 @@ def train_tower(pool: Pool, folder: Path, *, phases: Sequence[Phase], seed: int,
 
 
 @torch.inference_mode()
-def encode(tower: SiglipVisionModel, pool: Pool, seed: int, batch: int = 256) -> Tensor:
-    """Every picture's features, bfloat16 [N, patches, width]; noisy pictures get their noise drawn once."""
+def encode(look: Callable[[Tensor], Tensor], pool: Pool, seed: int, device: str = "cpu", batch: int = 256) -> Tensor:
+    """Every picture's features, bfloat16 [N, V, W]; noisy pictures get their noise drawn once.
+
+    Args:
+        look: from float32 pixels [B, 3, SIZE, SIZE] to features [B, V, W], on the device.
+    """
     out = []
     for i in range(0, len(pool), batch):
         rows = np.arange(i, min(i + batch, len(pool)))
         pixels = torch.from_numpy(pixel_values(pool, rows, np.random.default_rng((seed, i))))
-        out.append(tower(pixel_values=pixels).last_hidden_state.to(torch.bfloat16))
+        out.append(look(pixels.to(device)).to(torch.bfloat16))
     return torch.cat(out)
+
+
+def patches(tower: SiglipVisionModel) -> Callable[[Tensor], Tensor]:
+    """What a tower makes of pixels: the features of every patch."""
+    return lambda pixels: tower(pixel_values=pixels).last_hidden_state
