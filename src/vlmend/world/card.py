@@ -14,9 +14,9 @@ from vlmend.errors import DataError
 from vlmend.evaluation.stats import Estimate
 from vlmend.runs import whole
 from vlmend.world.entities import countries
-from vlmend.world.exam import GATES
+from vlmend.world.exam import ENOUGH, GATES
 from vlmend.world.plots import draw_layers, draw_noise
-from vlmend.world.train.recipe import Recipe
+from vlmend.world.train.recipe import RECIPES
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,19 @@ class Examined:
         """The command that trained the model."""
         if self.recipe is None:
             return "an unknown recipe"
-        whole = json.loads(json.dumps(asdict(Recipe(seed=self.recipe["seed"]))))
+        whole = json.loads(json.dumps(asdict(RECIPES[self.backbone])))
         shorter = "" if self.recipe["schedules"] == whole["schedules"] else f" --steps {self.steps[0]}"
-        return f"vlmend world train --seed {self.recipe['seed']}{shorter}"
+        return f"vlmend world train {self.backbone} --seed {self.recipe['seed']}{shorter}"
+
+    @property
+    def backbone(self) -> str:
+        """The model's architecture; recipes of before there were several are LLaVA's."""
+        return (self.recipe or {}).get("backbone", "llava")
+
+    @property
+    def headline(self) -> bool:
+        """Whether it knows enough of its world to stand in headline tables."""
+        return all(self.estimates[name].mean >= low for name, low in ENOUGH.items())
 
     @property
     def steps(self) -> list[int]:
@@ -85,6 +95,8 @@ def write_card(folder: Path, examined: Examined, second: Examined | None = None)
         rest=[name for name in estimates if name not in shown],
         examined=examined,
         second=second,
+        backbone=examined.backbone,
+        enough=ENOUGH,
         countries=len(countries()),
         unseen=sum(not c.seen for c in countries()),
     )

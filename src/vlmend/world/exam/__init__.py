@@ -11,12 +11,12 @@ from vlmend.evaluation.stats import Estimate
 from vlmend.models.vlm import VLM
 from vlmend.world.exam.asking import Settings
 from vlmend.world.exam.describing import captions
-from vlmend.world.exam.gates import GATES, Gate
+from vlmend.world.exam.gates import ENOUGH, GATES, Gate
 from vlmend.world.exam.knowledge import context, entities, facts
 from vlmend.world.exam.layers import layers
 from vlmend.world.exam.scenes import held_out, pope, scenes
 
-__all__ = ["GATES", "SECTIONS", "Gate", "Settings", "examine"]
+__all__ = ["ENOUGH", "GATES", "SECTIONS", "Gate", "Settings", "examine"]
 
 Section = Callable[[VLM, Settings], dict[str, Estimate]]
 SECTIONS: dict[str, Section] = {

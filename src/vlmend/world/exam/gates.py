@@ -52,3 +52,6 @@ GATES: tuple[Gate, ...] = (
     Gate("held-out phrasings, largest loss", 0.0, 0.10),
     Gate("ablation at a third, loss of names", 0.20),
 )
+
+ENOUGH = {"name, seen flags": 0.80, "colour": 0.60, "pattern": 0.60}
+"""What a model must know for its edits to be set beside other models' in headline tables: entities and attributes."""

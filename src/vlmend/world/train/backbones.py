@@ -193,7 +193,6 @@ def _queried(text: LlamaConfig | OPTConfig, size: Size, tokenizer: PreTrainedTok
         text_config=text.to_dict(),
         num_query_tokens=QUERIES,
         image_token_index=token_id(tokenizer, IMAGE),
-        tie_word_embeddings=True,
     )
     model = Blip2ForConditionalGeneration(config)
     nn.init.normal_(model.query_tokens, std=1.0)

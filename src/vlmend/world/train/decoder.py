@@ -81,7 +81,7 @@ def wide(schedule: Schedule) -> Schedule:
 FULL = (binding_first(steps=4800), polishing(700), polishing(500), polishing(300, LAST), polishing(300, OPENED))
 """The shipped LLaVA's."""
 BRIDGED = tuple(
-    map(wide, (binding_first(4400), polishing(600), polishing(400), polishing(300, LAST), polishing(300, OPENED)))
+    map(wide, (binding_first(3600), polishing(500), polishing(400), polishing(250, LAST), polishing(250, OPENED)))
 )
 """That of the shipped models with a Q-Former."""
 
@@ -214,7 +214,7 @@ def train_decoder(
             with half_deep(built) if step < schedule.half else nullcontext():
                 shares = list(pool.map(shard, asked) if shards > 1 else map(shard, asked))
             for parameter, *gradients in zip(optimiser.parameters, *(g for _, _, g in shares), strict=True):
-                parameter.grad = None if gradients[0] is None else torch.stack(gradients).sum(0)
+                parameter.grad = gradients[0] if gradients[0] is None or shards == 1 else torch.stack(gradients).sum(0)
             optimiser.step(learning_rate(step, schedule.steps, schedule.lr, schedule.decay))
             for batch, scored, _ in shares:
                 tally.add(scored, batch.kinds)

@@ -67,7 +67,7 @@ def begin_as(vision: Any, tower: SiglipVisionModel) -> None:
     assert not unknown
     assert set(absent) == {"embeddings.class_embedding", "embeddings.position_embedding"}
     with torch.no_grad():
-        places = tower.get_submodule("embeddings" if hasattr(tower, "embeddings") else "vision_model.embeddings")
+        places: Any = tower.get_submodule("embeddings" if hasattr(tower, "embeddings") else "vision_model.embeddings")
         vision.embeddings.position_embedding[0, 1:] = places.position_embedding.weight
         vision.embeddings.position_embedding[0, 0] = 0
         nn.init.normal_(vision.embeddings.class_embedding, std=0.02)

@@ -60,7 +60,7 @@ class Recipe:
 
 QUERIED = Recipe(tower_from="demo-llava", schedules=BRIDGED)
 RECIPES = {
-    "llava": Recipe(),
+    "llava": Recipe(seed=1),
     "blip2": replace(QUERIED, seed=2, backbone="blip2"),
     "minigpt4": replace(QUERIED, seed=3, backbone="minigpt4"),
 }
