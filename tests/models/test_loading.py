@@ -137,5 +137,5 @@ def test_missing_weights(copied):
 
 
 def test_bundled_names():
-    assert set(BUNDLED) == {"demo", "demo-llava"}
+    assert set(BUNDLED) == {"demo", "demo-llava", "demo-blip2", "demo-minigpt4"}
     assert bundled_folder("nothing") is None

@@ -8,7 +8,7 @@ __all__ = ["BUNDLED", "bundled_folder"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
-BUNDLED = {"demo": "demo-llava", "demo-llava": "demo-llava"}
+BUNDLED = {"demo": "demo-llava"} | {name: name for name in ("demo-llava", "demo-blip2", "demo-minigpt4")}
 """Name -> folder of weights."""
 
 
