@@ -1,0 +1,82 @@
+"""The method table: what stands in it, and where it says that an order is another than in the paper."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vlmend.data.records import IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY
+from vlmend.evaluation.kinds import RELIABILITY
+from vlmend.evaluation.proof import Proof
+from vlmend.evaluation.published import METRICS, PUBLISHED
+from vlmend.evaluation.record import ProbeRecord
+from vlmend.report.method_table import method_table, remarks
+from vlmend.world.methods import METHODS
+
+
+def proof(method: str, **shares: int) -> Proof:
+    """Ten cases; of each kind so many are right after the edit, and none before."""
+    records = [
+        ProbeRecord(
+            case=str(case),
+            kind=kind,
+            question="q",
+            image=None,
+            target="a",
+            before="b",
+            after="a" if case < right else "b",
+            tf_token_acc_before=0.0,
+            tf_token_acc_after=float(case < right),
+            tf_exact_before=0.0,
+            tf_exact_after=float(case < right),
+            free_exact_before=0.0,
+            free_exact_after=float(case < right),
+            free_vqa_before=0.0,
+            free_vqa_after=float(case < right),
+        )
+        for kind, right in shares.items()
+        for case in range(10)
+    ]
+    return Proof("m", "f", method, {}, "single", tuple(records), (), {})
+
+
+ONE = proof("ft-last", **{RELIABILITY: 9, TEXT_GENERALITY: 5, TEXT_LOCALITY: 10, IMAGE_LOCALITY: 10})
+OTHER = proof("mend", **{RELIABILITY: 6, TEXT_GENERALITY: 5, TEXT_LOCALITY: 10, IMAGE_LOCALITY: 10})
+
+
+def test_an_order_that_is_another_than_in_the_paper_is_remarked_on() -> None:
+    published = {"ft-last": (60.0, 50.0, 20.0, 3.0), "mend": (99.0, 98.0, 100.0, 96.0)}
+    assert list(remarks([ONE, OTHER], published)) == [
+        "Rel: `ft-last` is above `mend` here (90 and 60), below it there (60 and 99)."
+    ]
+    assert list(remarks([OTHER, ONE], published)) == list(remarks([ONE, OTHER], published))
+
+
+@pytest.mark.parametrize(
+    "published",
+    [
+        {"ft-last": (99.0, 0.0, 0.0, 0.0), "mend": (60.0, 0.0, 0.0, 0.0)},  # the same order
+        {"ft-last": (60.0, 0.0, 0.0, 0.0), "mend": (64.0, 0.0, 0.0, 0.0)},  # too near to have one
+        {"mend": (99.0, 98.0, 100.0, 96.0)},  # nothing to compare with
+    ],
+)
+def test_no_remark_without_a_difference(published: dict[str, tuple[float, float, float, float]]) -> None:
+    assert list(remarks([ONE, OTHER], published)) == []
+
+
+def test_the_table_has_forced_and_free_scores_and_the_papers_numbers() -> None:
+    text = method_table("t", [ONE, replace(OTHER, method="lora")], {"ft-last": (60.0, 50.0, 20.0, 3.0)})
+    (row,) = [line for line in text.splitlines() if line.startswith("| `ft-last`")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == "90 (60–98) / 90 (60–98)"
+    assert cells[-1] == "60 / 50 / 20 / 3"
+    (other,) = [line for line in text.splitlines() if line.startswith("| `lora`")]
+    assert other.count("|") == row.count("|")
+    assert "paper" not in method_table("t", [ONE], {})
+
+
+def test_published_numbers_are_of_rows_and_metrics_that_there_are() -> None:
+    for numbers in PUBLISHED.values():
+        assert set(numbers) <= METHODS.keys() | {"ike"}
+        assert all(len(row) == len(METRICS) and all(0 <= n <= 100 for n in row) for row in numbers.values())
