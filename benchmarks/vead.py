@@ -29,6 +29,7 @@ from mid import mid
 import vlmend
 from vlmend import VLM, Edit, EditCase, Example, Probe
 from vlmend.editors import influence
+from vlmend.editors.base import Editor
 from vlmend.editors.training import train
 from vlmend.editors.vead import VEAD
 from vlmend.editors.vead_training import VEADLesson, VEADTraining
@@ -145,7 +146,7 @@ def editing(vlm: VLM, folder: Path, limit: float) -> tuple[float, dict[str, Any]
     }
 
 
-def plain_editing(vlm: VLM, editor: VEAD, case: EditCase) -> list[list[int]]:
+def plain_editing(vlm: VLM, editor: Editor, case: EditCase) -> list[list[int]]:
     """The edit, two probes before it and five after it, each by itself."""
     asked = [Probe("reliability", case.request), *case.probes]
     said = [likeliest(vlm, probe.example, None) for probe in asked if kind_of(probe.kind).keeps]

@@ -12,11 +12,11 @@ from PIL import Image
 
 import vlmend
 from vlmend.data.formats import mmedit
-from vlmend.evaluation.stats import Estimate
 from vlmend.models.bundled import bundled_folder
 from vlmend.models.vlm import VLM
 from vlmend.world.build import build, cases_of, on_disk
 from vlmend.world.captions import mentions
+from vlmend.world.card import read_exam
 from vlmend.world.entities import by_name, entailed
 from vlmend.world.exam import GATES, Settings, examine
 
@@ -32,27 +32,30 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vlmend.world.candidates.BATCH", 16)
 
 
-def card() -> dict[str, Estimate]:
-    """What the model card says."""
-    folder = bundled_folder("demo")
+@pytest.fixture(scope="module", params=["demo-llava", "demo-blip2", "demo-minigpt4"])
+def shipped(request: pytest.FixtureRequest) -> Iterator[tuple[VLM, Path]]:
+    """A model of the package, and its folder."""
+    folder = bundled_folder(request.param)
     assert folder is not None
-    document = json.loads((folder / "exam.json").read_text(encoding="utf-8"))
-    return {name: Estimate(**e) for name, e in document["estimates"].items()}
+    yield vlmend.load(request.param), folder
 
 
-def test_the_card_is_of_these_weights(vlm: VLM) -> None:
-    folder = bundled_folder("demo")
-    assert folder is not None
+def test_the_card_is_of_these_weights(shipped: tuple[VLM, Path]) -> None:
+    vlm, folder = shipped
     document = json.loads((folder / "exam.json").read_text(encoding="utf-8"))
     assert document["fingerprint"] == vlm.fingerprint
     assert {gate.name for gate in GATES} <= set(document["estimates"])
     text = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"# {folder.name}" in text
     for gate in GATES:
         assert f"| {gate.name} |" in text
+    assert sum(one.stat().st_size for one in folder.iterdir()) < 15e6
+    assert read_exam(folder / "exam.json").headline
 
 
-def test_small_samples_of_other_scenes_agree_with_the_card(vlm: VLM) -> None:
-    said = card()
+def test_small_samples_of_other_scenes_agree_with_the_card(shipped: tuple[VLM, Path]) -> None:
+    vlm, folder = shipped
+    said = read_exam(folder / "exam.json").estimates
     measured = examine(vlm, Settings(n=40, seed=77), ("scenes", "context"))
     far = [name for name, e in measured.items() if e.high < said[name].low or e.low > said[name].high]
     assert len(far) <= 1, {name: (measured[name], said[name]) for name in far}  # one in twenty may be by chance
