@@ -13,6 +13,7 @@ from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor
 from vlmend.editors.base import CONTROLS, EDITORS, Editor, editor_class
 from vlmend.editors.training import TRAINABLE, train, trainable_class
 from vlmend.edits.counterfactual import CounterfactualOp
+from vlmend.edits.experts import Experts, ExpertsOp
 from vlmend.edits.functions import FunctionOp
 from vlmend.edits.memory import MemoryOp
 from vlmend.edits.neurons import NeuronOp
@@ -42,6 +43,10 @@ QUICK_TRAINING: dict[str, dict[str, Any]] = {
     "ke": {
         "layers": [2, 3], "modules": ("mlp",), "hidden": 16, "condition": 16, "learns": (), "keeps": (),
         "lr": 3e-2, "steps": 30, "check_every": 30, "batch": 3, "held_out": 0.1,
+    },
+    "liveedit": {
+        "layers": [1], "width": 32, "heads": 4, "rank": 8, "learns": (), "keeps": (),
+        "lr": 1e-2, "steps": 200, "check_every": 100, "batch": 3, "held_out": 0.1,
     },
     "lte": {
         "layers": [1, 2, 3], "alone": 1.0, "learns": (), "keeps": (), "plain_weight": 0.0,
@@ -233,6 +238,10 @@ def randomised(op: Any, maker: torch.Generator) -> Any:
         return dataclasses.replace(op, tensors_by_name={**op.tensors_by_name, "value": value})
     if isinstance(op, MemoryOp):
         return dataclasses.replace(op, entries=tuple(randomised(one, maker) for one in op.entries))
+    if isinstance(op, ExpertsOp):
+        own = op.experts
+        factors = [noise_like(one, maker) for one in (own.up_ERD, own.down_ERD)]
+        return dataclasses.replace(op, experts=Experts(own.found, *factors))
     if isinstance(op, NeuronOp):
         return NeuronOp(op.layer, *(noise_like(one, maker) for one in (op.keys_PD, op.bias_P, op.values_PD)))
     if isinstance(op, PromptOp):  # its words stay, for what makes nothing of them

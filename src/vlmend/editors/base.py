@@ -29,6 +29,7 @@ __all__ = [
 EDITORS = {
     "ft": "vlmend.editors.ft:FT",
     "ke": "vlmend.editors.ke:KE",
+    "liveedit": "vlmend.editors.liveedit:LiveEdit",
     "lora": "vlmend.editors.lora:LoRA",
     "lte": "vlmend.editors.lte:LTE",
     "mend": "vlmend.editors.mend:MEND",

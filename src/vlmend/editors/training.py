@@ -33,6 +33,7 @@ __all__ = ["TRAINABLE", "Check", "Lesson", "Trainable", "train", "trainable_clas
 
 TRAINABLE = {
     "ke": "vlmend.editors.ke_training:KETraining",
+    "liveedit": "vlmend.editors.liveedit_training:LiveEditTraining",
     "lte": "vlmend.editors.lte_training:LTETraining",
     "mend": "vlmend.editors.mend_training:MENDTraining",
     "serac": "vlmend.editors.serac_training:SERACTraining",

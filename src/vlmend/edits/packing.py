@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vlmend.edits.counterfactual import CounterfactualOp
+from vlmend.edits.experts import ExpertsOp
 from vlmend.edits.functions import FunctionOp
 from vlmend.edits.memory import MemoryOp
 from vlmend.edits.neurons import NeuronOp
@@ -20,7 +21,7 @@ __all__ = ["KINDS", "packed", "unpacked", "within"]
 
 _ALL: tuple[type[Op], ...] = (
     *(WeightOp, StateOp, FunctionOp, NeuronOp, MemoryOp),
-    *(PromptOp, RecallOp, RouteOp, AnswerOp, CounterfactualOp),
+    *(PromptOp, RecallOp, RouteOp, AnswerOp, CounterfactualOp, ExpertsOp),
 )
 KINDS: dict[str, type[Op]] = {op.kind: op for op in _ALL}
 

@@ -144,13 +144,14 @@ class Above:
 
         Args:
             rows: some that were added, with answers.
-            ops: what acts on each row's visual states, at this layer or above it, whatever the words behind; gradients
-                reach what is in them.
+            ops: what acts on each row's states, at this layer or above it; gradients reach what is in them. Pictures
+                are run once where it is whatever the words behind.
         """
         plans = [Plan(states=tuple(some)) for some in ops]
         found: dict[int, Tensor] = {}
+        alike = {index: row for index, row in enumerate(rows) if not any(op.reads_question for op in ops[index])}
         if self._goes_on is not False:
-            for some in by_beginning(dict(enumerate(rows)), len(rows)):
+            for some in by_beginning(alike, len(rows)):
                 made = self._from_beginnings([rows[index] for index in some], [plans[index] for index in some])
                 if made is not None and self._goes_on is None:  # the first time it is compared with a whole run
                     with torch.no_grad():

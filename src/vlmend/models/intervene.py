@@ -24,6 +24,7 @@ from vlmend.models.weights import Weights, WeightsOperation
 
 __all__ = [
     "AnswerOperation",
+    "DecidingOperation",
     "NeuronOperation",
     "Plan",
     "PromptOperation",
@@ -49,12 +50,24 @@ class StateOperation(Protocol):
         """Index of the layer after which it acts."""
         ...
 
+    @property
+    def reads_question(self) -> bool: ...
+
     def check(self, layers: int, width: int) -> None:
         """Refuse a model with another number of layers or width by an `EditError`."""
         ...
 
     def change(self, states_TD: Tensor, visual_T: Tensor) -> Tensor:
         """The new states of one prompt; ``visual_T`` says which of its tokens are visual."""
+        ...
+
+
+@runtime_checkable
+class DecidingOperation(StateOperation, Protocol):
+    """A change of states at every token, of the prompt and of the answer, that the prompt's states decide on."""
+
+    def decided(self, states_TD: Tensor, visual_T: Tensor) -> Callable[[Tensor], Tensor]:
+        """What it makes of any states of a row, [N, D], given all those of its prompt."""
         ...
 
 
@@ -224,7 +237,7 @@ def acting(
     """Within the block a batch of these rows, padded on the left, is run with each row's changes of states.
 
     Changes of states act the first time that a layer is called, when the prompts are read; a later call is a step of
-    generation. Neurons act in every call.
+    generation, at which those that the prompt decides on act too. Neurons act in every call.
     """
     ops = [op for one in plans for op in one.states]
     changed = sorted({op.layer for op in ops if _kind_of(op) is StateOperation})
@@ -258,21 +271,36 @@ def _change(
         [op for op in one.states if _kind_of(op) is StateOperation and op.layer == layer] for one in plans
     ]
     ops = {index: mine for index, mine in enumerate(each) if mine}
+    lasting: dict[int, list[Callable[[Tensor], Tensor]]] = {}
     done = False
 
-    def change(states_BTD: Tensor) -> Tensor | None:
-        nonlocal done
-        if done:
-            return None
-        done = True
+    def prompts(states_BTD: Tensor) -> Tensor:
         changed = list(states_BTD)
         for index, mine in ops.items():
             row, states_TD = rows[index], changed[index]
             begin = len(states_TD) - len(row.ids_T) - (len(row.target_N) if with_targets else 0)
             before, prompt, after = states_TD.tensor_split((begin, begin + len(row.ids_T)))
             for op in mine:
-                prompt = op.change(prompt, row.visual_T)
+                if isinstance(op, DecidingOperation):
+                    act = op.decided(prompt, row.visual_T)
+                    lasting.setdefault(index, []).append(act)
+                    prompt, after = act(prompt), act(after)
+                else:
+                    prompt = op.change(prompt, row.visual_T)
             changed[index] = torch.cat([before, prompt, after])
+        return torch.stack(changed)
+
+    def change(states_BTD: Tensor) -> Tensor | None:
+        nonlocal done
+        if not done:
+            done = True
+            return prompts(states_BTD)
+        if not lasting:
+            return None
+        changed = list(states_BTD)
+        for index, acts in lasting.items():
+            for act in acts:
+                changed[index] = act(changed[index])
         return torch.stack(changed)
 
     return change
