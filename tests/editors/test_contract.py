@@ -74,7 +74,7 @@ BEGINNING: dict[str, dict[str, Any]] = {"vead-memory": {**QUICK_TRAINING["vead"]
 LEFT = {"ultraedit": 0.9, "vead": 0.8, "vead-memory": 0.85}
 # The same for an edit on top of another: the gradient of a model that an edit has changed is none that a network of so
 # few steps has met.
-LEFT_ON_TOP = {**LEFT, "ke": 0.8, "mend": 0.8}
+LEFT_ON_TOP = {**LEFT, "ke": 0.8, "liveedit": 0.8, "mend": 0.8}
 
 
 @pytest.fixture(scope="session")

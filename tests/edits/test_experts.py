@@ -98,10 +98,10 @@ def test_a_prompt_is_routed_and_changed_as_published(
     begin, end = told["query_range"]
     prompt_TD, visual_T = states_TD[1:end], torch.arange(end - 1) < begin - 1
     reader = dict(op.reader)
-    phi_KM, psi_KM = features(prompt_TD[~visual_T], prompt_TD[visual_T], reader, HEADS)
-    torch.testing.assert_close(phi_KM[None], golden[f"query.{query}.vision_feature"], **CLOSE)
-    torch.testing.assert_close(psi_KM[None], golden[f"query.{query}.query_feature"], **CLOSE)
-    seen_E = likeness(phi_KM[None], pool.found.phi_NKM)
+    own = features(prompt_TD[~visual_T][None], prompt_TD[visual_T][None], reader, HEADS)
+    torch.testing.assert_close(own.phi_NKM, golden[f"query.{query}.vision_feature"], **CLOSE)
+    torch.testing.assert_close(own.psi_NKM, golden[f"query.{query}.query_feature"], **CLOSE)
+    seen_E = likeness(own.phi_NKM, pool.found.phi_NKM)
     torch.testing.assert_close(seen_E, golden[f"query.{query}.vis_sim"], **CLOSE)
     places, weights_E = op.routed(prompt_TD, visual_T)
     assert places == told["kept"]
@@ -123,6 +123,17 @@ def test_without_hard_routing_all_experts_act_as_published(
         torch.testing.assert_close(
             (changed_TD - states_TD)[None], golden[f"query.{query}.residual_all_experts"], **CLOSE
         )
+
+
+def test_padding_is_not_read(op: ExpertsOp, golden: dict[str, Tensor]) -> None:
+    states_TD, reader = golden["query.1.layer_output"][0], dict(op.reader)
+    words_TD, visual_SD = states_TD[37:44], states_TD[1:37]
+    alone = features(words_TD[None], visual_SD[None], reader, HEADS)
+    words, real = torch.cat([torch.full((3, 64), 9.0), words_TD])[None], torch.arange(10)[None] >= 3
+    seen, there = torch.cat([visual_SD, torch.full((2, 64), 9.0)])[None], torch.arange(38)[None] < 36
+    beside = features(words, seen, reader, HEADS, real, there)
+    torch.testing.assert_close(alone.phi_NKM, beside.phi_NKM, **CLOSE)
+    torch.testing.assert_close(alone.psi_NKM, beside.psi_NKM, **CLOSE)
 
 
 def test_one_expert_by_hand() -> None:

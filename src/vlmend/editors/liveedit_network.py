@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vlmend.edits.experts import Experts, Features, features, read
+from vlmend.edits.experts import Experts, features, read
 from vlmend.edits.named import norm, under
 
 __all__ = ["Extractor", "LiveEditNetwork"]
@@ -104,15 +104,15 @@ class LiveEditNetwork(nn.Module):
             prompt: how many of the tokens are the prompt's.
         """
         words_TD = states_TD[:prompt][~visual_T[:prompt]]
-        phi_KM, psi_KM = features(words_TD, states_TD[visual_T], self.edits.named(), self.heads)
-        made = [self._factor(states_TD, name) for name in ("up", "down")]
-        return Experts(Features(phi_KM[None], psi_KM[None]), made[0][None], self.unit * made[1][None])
+        found = features(words_TD[None], states_TD[visual_T][None], self.edits.named(), self.heads)
+        up_1RD, down_1RD = (self._factor(states_TD, name) for name in ("up", "down"))
+        return Experts(found, up_1RD, self.unit * down_1RD)
 
     def _factor(self, states_TD: Tensor, name: str) -> Tensor:
         queries_RM, tensors = getattr(self, name), dict(self.named_parameters())
         maps = _flat(getattr(self, f"make_{name}"), "make")
-        read_RD = read(queries_RM, norm(states_TD, tensors, f"{name}_norm"), maps, "make", self.heads)
-        return read_RD / (_SCALE * len(queries_RM) ** 0.5)
+        read_1RD = read(queries_RM, norm(states_TD, tensors, f"{name}_norm")[None], maps, "make", self.heads)
+        return read_1RD / (_SCALE * len(queries_RM) ** 0.5)
 
     @classmethod
     def sized(cls, tensors: Mapping[str, Tensor], heads: int) -> LiveEditNetwork:

@@ -38,12 +38,13 @@ from vlmend.data.records import (
     TEXT_GENERALITY,
     EditCase,
 )
-from vlmend.editors.lessons import Graded, Unedited, check_of, cross_entropy, divergence, retargeted
+from vlmend.editors.lessons import Graded, Unedited, check_of, cross_entropy, divergence, one_of, retargeted
 from vlmend.editors.liveedit import edited, shown
 from vlmend.editors.liveedit_network import LiveEditNetwork
 from vlmend.editors.training import Check
 from vlmend.editors.vead_placed import check_pictures_asked
-from vlmend.edits.experts import Experts, ExpertsOp, features, likeness, mixed, soft_weights
+from vlmend.edits.decoder import padded
+from vlmend.edits.experts import Experts, ExpertsOp, Features, features, likeness, mixed, soft_weights
 from vlmend.errors import EditError
 from vlmend.models.above import Above
 from vlmend.models.parts import LayerSpec
@@ -68,6 +69,8 @@ class LiveEditTraining:
         count: vectors of a feature.
         learns: kinds of probes that must give the target, beside the request.
         keeps: kinds of probes whose answers must stay.
+        drawn: run one row of a case that must give its target and one that must stay in each step, instead of all of
+            them; routing is learnt from all.
         edit_weight: of the cross-entropies.
         keep_weight: of the divergence.
         retargets: how many targets beside its own each case is learnt with.
@@ -83,6 +86,7 @@ class LiveEditTraining:
     count: int = 4
     learns: tuple[str, ...] = (TEXT_GENERALITY, IMAGE_GENERALITY)
     keeps: tuple[str, ...] = (IMAGE_LOCALITY, SAME_IMAGE_LOCALITY, SAME_QUESTION_LOCALITY)
+    drawn: bool = False
     edit_weight: float = 1.0
     keep_weight: float = 1.0
     retargets: int = 0
@@ -164,20 +168,24 @@ class LiveEditLesson:
         return {"layer": self.layer, "heads": self._method.heads}
 
     def loss(self, chosen: Sequence[int], draw: torch.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        """The loss of some cases as the edits in force; nothing is drawn."""
-        return self.losses([self.learned[place] for place in chosen])
+        """The loss of some cases as the edits in force."""
+        return self.losses([self.learned[place] for place in chosen], draw)
 
-    def losses(self, cases: Sequence[_Case]) -> tuple[Tensor, dict[str, float]]:
+    def losses(self, cases: Sequence[_Case], draw: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The loss, and its terms by name, as they enter it."""
         method, network = self._method, self.module
         pool, tensors = self._pool(cases), network.reader()
         asked = [(place, *one) for place, case in enumerate(cases) for one in case.rows]
-        read = [self._features(row, tensors) for *_, row in asked]
-        phi, psi, theta = (torch.stack(some) for some in zip(*read, strict=True))
-        seen_NE, asked_NE = likeness(phi, pool.found.phi_NKM), likeness(psi, pool.found.psi_NKM)
-        none_N = torch.diagonal(likeness(phi, theta))
+        own, none = self._features([row for *_, row in asked], tensors)
+        seen_NE = likeness(own.phi_NKM, pool.found.phi_NKM)
+        asked_NE = likeness(own.psi_NKM, pool.found.psi_NKM)
+        none_N = torch.diagonal(likeness(own.phi_NKM, none.phi_NKM))
         owners, about = [place for place, *_ in asked], [one for _, _, one, _ in asked]
         terms = routing_losses(seen_NE, none_N, asked_NE, owners, about, [case.said for case in cases])
+        if method.drawn:
+            run = [at for case in range(len(cases)) for at in _one_of_each(asked, case, draw)]
+            asked, about = [asked[at] for at in run], [about[at] for at in run]
+            asked_NE = asked_NE[run]
         live = [(_Live(self.layer, pool, weights, tensors),) for weights in soft_weights(asked_NE)]
         found = self.above.run([row for *_, row in asked], live)
         for kind in dict.fromkeys(kind for _, kind, one, _ in asked if one):
@@ -212,13 +220,14 @@ class LiveEditLesson:
         assert made is not None, "there are cases"
         return made
 
-    def _features(self, row: Row, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """phi, psi and theta of a row's prompt."""
-        words_TD, visual_SD = (states.float() for states in self.above.parted(row))
-        words_TD = words_TD[: len(words_TD) - len(row.target_N)]
-        phi_KM, psi_KM = features(words_TD, visual_SD, tensors, self.module.heads)
-        theta_KM, _ = features(words_TD, tensors["sentinel"], tensors, self.module.heads)
-        return phi_KM, psi_KM, theta_KM
+    def _features(self, rows: Sequence[Row], tensors: Mapping[str, Tensor]) -> tuple[Features, Features]:
+        """Of some rows' prompts, and the same with the sentinel in the picture's place."""
+        parted = [self.above.parted(row) for row in rows]
+        counts = [len(words_TD) - len(row.target_N) for (words_TD, _), row in zip(parted, rows, strict=True)]
+        words = padded([words_TD[:count].float() for (words_TD, _), count in zip(parted, counts, strict=True)])
+        visual = padded([visual_SD.float() for _, visual_SD in parted])
+        own = features(words[0], visual[0], tensors, self.module.heads, words[1], visual[1])
+        return own, features(words[0], tensors["sentinel"], tensors, self.module.heads, words[1])
 
     def _prepared(self, cases: Sequence[EditCase]) -> list[_Case]:
         chunks = (cases[start : start + _AT_ONCE] for start in range(0, len(cases), _AT_ONCE))
@@ -242,6 +251,14 @@ class LiveEditLesson:
             both = [{k: v for k, v in groups.items() if v and (k in method.keeps) == keep} for keep in (False, True)]
             made.append(_Case(*both, said=case.rejected or ""))
         return made
+
+
+def _one_of_each(asked: Sequence[tuple[int, str, bool, Row]], case: int, draw: torch.Generator) -> list[int]:
+    """The places of one row of a case that must give its target, and of one that must stay."""
+    sorts = [
+        [at for at, (place, _, one, _) in enumerate(asked) if (place, one) == (case, about)] for about in (True, False)
+    ]
+    return [some[one_of(len(some), draw)] for some in sorts if some]
 
 
 def routing_losses(

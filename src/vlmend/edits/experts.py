@@ -60,29 +60,56 @@ class Experts:
         return Experts(self.found + other.found, up_ERD, down_ERD)
 
 
-def read(queries_KM: Tensor, states_TD: Tensor, tensors: Mapping[str, Tensor], name: str, heads: int) -> Tensor:
-    """``at``: what K queries read off states, [K, V]; ``<name>_query``, ``_key`` and ``_value`` are its maps."""
-    query_HKC, key_HTC, value_HTC = (
-        linear(x, tensors, f"{name}_{part}").unflatten(-1, (heads, -1)).transpose(-2, -3)
-        for x, part in ((queries_KM, "query"), (states_TD, "key"), (states_TD, "value"))
-    )
-    mixed_HKC = functional.scaled_dot_product_attention(query_HKC[None], key_HTC[None], value_HTC[None])[0]
-    return mixed_HKC.transpose(0, 1).flatten(1)
-
-
-def features(words_TD: Tensor, visual_SD: Tensor, tensors: Mapping[str, Tensor], heads: int) -> tuple[Tensor, Tensor]:
-    """``phi`` and ``psi`` of one prompt, [K, M] each.
+def read(
+    queries_KM: Tensor,
+    states_NTD: Tensor,
+    tensors: Mapping[str, Tensor],
+    name: str,
+    heads: int,
+    real_NT: Tensor | None = None,
+) -> Tensor:
+    """``at``: what queries, [K, M] or [N, K, M], read off the states of N prompts, [N, K, V].
 
     Args:
-        words_TD: states of its words.
-        visual_SD: states of its visual tokens, or the sentinel.
+        queries_KM: these.
+        states_NTD: the states, padded.
+        tensors: ``<name>_query``, ``_key`` and ``_value``, each ``.weight`` and ``.bias``.
+        name: which.
+        heads: H.
+        real_NT: which are no padding; all if ``None``.
+    """
+    query_HKC, key_NHTC, value_NHTC = (
+        linear(x, tensors, f"{name}_{part}").unflatten(-1, (heads, -1)).transpose(-2, -3)
+        for x, part in ((queries_KM, "query"), (states_NTD, "key"), (states_NTD, "value"))
+    )
+    query_NHKC = query_HKC.expand(len(states_NTD), *query_HKC.shape[-3:])
+    mask = None if real_NT is None else real_NT[:, None, None]
+    mixed_NHKC = functional.scaled_dot_product_attention(query_NHKC, key_NHTC, value_NHTC, attn_mask=mask)
+    return mixed_NHKC.transpose(1, 2).flatten(2)
+
+
+def features(
+    words_NTD: Tensor,
+    visual_NSD: Tensor,
+    tensors: Mapping[str, Tensor],
+    heads: int,
+    words_NT: Tensor | None = None,
+    visual_NS: Tensor | None = None,
+) -> Features:
+    """``phi`` and ``psi`` of N prompts.
+
+    Args:
+        words_NTD: states of their words, padded.
+        visual_NSD: states of their visual tokens, padded, or the sentinel.
         tensors: ``shown`` and ``asked`` (e1, e2: [K, M]), ``shown_norm``, ``asked_norm``, and the maps of ``find``
             (at1), ``look`` (at_v) and ``ask`` (at2).
         heads: H.
+        words_NT, visual_NS: which are no padding; all if ``None``.
     """
-    psi_KM = read(tensors["asked"], norm(words_TD, tensors, "asked_norm"), tensors, "ask", heads)
-    wanted_KM = read(tensors["shown"], norm(words_TD, tensors, "shown_norm"), tensors, "find", heads)
-    return read(wanted_KM, norm(visual_SD, tensors, "shown_norm"), tensors, "look", heads), psi_KM
+    psi_NKM = read(tensors["asked"], norm(words_NTD, tensors, "asked_norm"), tensors, "ask", heads, words_NT)
+    wanted_NKM = read(tensors["shown"], norm(words_NTD, tensors, "shown_norm"), tensors, "find", heads, words_NT)
+    shown_NSD = norm(visual_NSD, tensors, "shown_norm").expand(len(words_NTD), -1, -1)
+    return Features(read(wanted_NKM, shown_NSD, tensors, "look", heads, visual_NS), psi_NKM)
 
 
 def likeness(one_NKM: Tensor, other_EKM: Tensor) -> Tensor:
@@ -154,13 +181,13 @@ class ExpertsOp(Op):
         if not len(self.experts) or not visual_T.any() or visual_T.all():
             return [], torch.zeros(0)
         reader = {name: tensor.to(states_TD.device) for name, tensor in self.reader.items()}
-        words_TD, visual_SD = states_TD[~visual_T].float(), states_TD[visual_T].float()
-        phi_KM, psi_KM = features(words_TD, visual_SD, reader, self.heads)
-        theta_KM, _ = features(words_TD, reader["sentinel"], reader, self.heads)
+        words_1TD, visual_1SD = states_TD[~visual_T].float()[None], states_TD[visual_T].float()[None]
+        own = features(words_1TD, visual_1SD, reader, self.heads)
+        none = features(words_1TD, reader["sentinel"], reader, self.heads)
         stored = self.experts.found
-        seen_E = likeness(phi_KM[None], stored.phi_NKM.to(states_TD.device))[0]
-        places = (seen_E > likeness(phi_KM[None], theta_KM[None])[0, 0]).nonzero().flatten()
-        asked_E = likeness(psi_KM[None], stored.psi_NKM.to(states_TD.device)[places])[0]
+        seen_E = likeness(own.phi_NKM, stored.phi_NKM.to(states_TD.device))[0]
+        places = (seen_E > likeness(own.phi_NKM, none.phi_NKM)[0, 0]).nonzero().flatten()
+        asked_E = likeness(own.psi_NKM, stored.psi_NKM.to(states_TD.device)[places])[0]
         return places.tolist(), soft_weights(asked_E)
 
     def decided(self, states_TD: Tensor, visual_T: Tensor) -> Callable[[Tensor], Tensor]:

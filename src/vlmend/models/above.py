@@ -26,7 +26,7 @@ from vlmend.models.attention import AttentionCall, attention_modules
 from vlmend.models.batching import by_beginning, of_like_length, worth_sharing
 from vlmend.models.caches import Beginning
 from vlmend.models.ending import ending
-from vlmend.models.intervene import Plan, StateOperation, acting
+from vlmend.models.intervene import Plan, StateOperation, acting, reads_question
 from vlmend.models.prefix import stump
 from vlmend.models.prepared import Prepared, Row
 from vlmend.models.starting import starting
@@ -149,7 +149,7 @@ class Above:
         """
         plans = [Plan(states=tuple(some)) for some in ops]
         found: dict[int, Tensor] = {}
-        alike = {index: row for index, row in enumerate(rows) if not any(op.reads_question for op in ops[index])}
+        alike = {index: row for index, row in enumerate(rows) if not any(map(reads_question, ops[index]))}
         if self._goes_on is not False:
             for some in by_beginning(alike, len(rows)):
                 made = self._from_beginnings([rows[index] for index in some], [plans[index] for index in some])

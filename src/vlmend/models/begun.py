@@ -19,7 +19,7 @@ from vlmend.models.beginnings import Known, Starts, named
 from vlmend.models.caches import Beginning
 from vlmend.models.ending import ending
 from vlmend.models.feed import Feeder
-from vlmend.models.intervene import NeuronOperation, Plan, acting
+from vlmend.models.intervene import NeuronOperation, Plan, acting, reads_question
 from vlmend.models.parts import Parts
 from vlmend.models.prefix import Cut, beginning, cut
 from vlmend.models.prepared import Prepared, Preparer, Row
@@ -217,11 +217,7 @@ class Begun:
 def _fits(row: Row, plan: Plan, stages: Collection[int]) -> bool:
     """Whether a row can be cut behind its picture: nothing that acts before reads what follows."""
     begins = row.picture is None or beginning(row) > 0
-    return begins and not (plan.states and stages) and not any(map(_reads_question, plan.states))
-
-
-def _reads_question(operation: object) -> bool:
-    return not isinstance(operation, NeuronOperation) and bool(getattr(operation, "reads_question", True))
+    return begins and not (plan.states and stages) and not any(map(reads_question, plan.states))
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

@@ -34,6 +34,7 @@ __all__ = [
     "check",
     "first_stage",
     "plan",
+    "reads_question",
 ]
 
 
@@ -49,9 +50,6 @@ class StateOperation(Protocol):
     def layer(self) -> int:
         """Index of the layer after which it acts."""
         ...
-
-    @property
-    def reads_question(self) -> bool: ...
 
     def check(self, layers: int, width: int) -> None:
         """Refuse a model with another number of layers or width by an `EditError`."""
@@ -125,6 +123,11 @@ class RouteOperation(Protocol):
     def chosen(self, row: Any) -> Sequence[Any]:
         """The operations that act on this row; none to abstain."""
         ...
+
+
+def reads_question(operation: object) -> bool:
+    """Whether a change of states depends on more than the picture; one that does not say so may."""
+    return not isinstance(operation, NeuronOperation) and bool(getattr(operation, "reads_question", True))
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,9 @@ def methods_for(vlm: VLM, names: list[str]) -> Iterator[tuple[str, Any]]:
         which, settings = METHODS[name]
         made: Any = editor(which, **settings)
         try:
-            if isinstance(made, Shelved):
-                made.shelved(vlm)
+            own: Any = made
+            if isinstance(own, Shelved):
+                own.shelved(vlm)
             yield name, made if name == which else Labelled(made, name)
         except EditError:
             yield name, None
