@@ -2,8 +2,8 @@
 
 MEND on the MLPs of the last three layers of a LLaVA of 58 M parameters, rank 1920 (28.6 M parameters of its own): an
 edit is made and its five probes are measured (`vlmend.evaluate`), two of them before the edit too, those whose answers
-must stay, as the published evaluation does; "with gains" all five are. The plain way makes the edit and runs every probe
-by itself.
+must stay, as the published evaluation does; "with gains" all five are. The plain way makes the edit and runs every
+probe by itself.
 """
 
 from __future__ import annotations

@@ -9,7 +9,21 @@ import typer
 from typer.core import TyperGroup
 
 from vlmend import __version__
-from vlmend.cli import ask, bench, data, demo, diagnose, doctor, edit, edits, measure, sequence, train_editor, world
+from vlmend.cli import (
+    ask,
+    bench,
+    convert,
+    data,
+    demo,
+    diagnose,
+    doctor,
+    edit,
+    edits,
+    measure,
+    sequence,
+    train_editor,
+    world,
+)
 from vlmend.cli.console import complain
 from vlmend.errors import VlmendError
 
@@ -79,6 +93,7 @@ app.command()(bench.bench)
 app.command()(sequence.sequence)
 app.command()(measure.measure)
 app.command()(doctor.doctor)
+app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")
 app.add_typer(edits.app, name="edits")
 app.add_typer(world.app, name="world")
