@@ -124,7 +124,8 @@ class UnknownNameError(VlmendError):
     """Nothing is registered under that name; the message lists what is."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"no {kind} named '{name}'; there are: {', '.join(sorted(known))}")
+        there = ", ".join(sorted(known))
+        super().__init__(f"no {kind} named '{name}'; there {f'are: {there}' if there else 'are none'}")
         self.name = name
 
 

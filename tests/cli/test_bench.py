@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vlmend.data.formats import plain, read
 
 STRONG = ("--set", "ft.lr=0.02", "--set", "ft.steps=25", "--set", "ft.layers=all", "--max-new-tokens", 6)
 
@@ -94,6 +97,25 @@ def test_all_edits_in_force_at_once(
     assert "edited at once" in (tmp_path / "run" / "report.html").read_text()
     assert "--together" in (tmp_path / "run" / "report.html").read_text()
     assert vlmend_cli(*args).is_a_users_mistake(str(tmp_path / "run"), "at_once")
+
+
+def test_scores_apart_by_a_note(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
+) -> None:
+    cases = read(cases_file)
+    noted = [replace(case, notes=(("error", f'"{what}"'),)) for case, what in zip(cases, "aab", strict=True)]
+    plain.write(noted, tmp_path / "noted.jsonl")
+    args = ("bench", tiny_folder(), tmp_path / "noted.jsonl", "--editors", "parrot", "--out", tmp_path / "run")
+    outcome = vlmend_cli(*args, "--by", "error", "--max-new-tokens", 6, "--json")
+    assert outcome.code == 0, outcome.stderr
+    by = outcome.document["by"]
+    assert {value: one["cases"] for value, one in by.items()} == {"a": 2, "b": 1}
+    assert by["a"]["editors"]["parrot"]["reliability"]["n"] == 2
+    assert by["a"]["Mean gain (free answers)"]["parrot"]["n"] == 2
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "error: a" in page
+    assert "--by error" in page
+    assert vlmend_cli(*args, "--by", "kind").is_a_users_mistake("note of the cases named 'kind'", "error")
 
 
 @pytest.mark.parametrize("protocol", ["legacy", "visedit"])

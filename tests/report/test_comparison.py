@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from vlmend.cli.tables import Comparison
+from vlmend.evaluation.overall import SCORES, overall
 from vlmend.evaluation.proof import Proof
 from vlmend.report import Report, render
 from vlmend.report.comparison import compared, sections
@@ -18,9 +19,8 @@ from vlmend.report.words import gain, nats
 def with_premises(proof: Proof) -> Proof:
     """The same proof with a recognised portability probe and one that is not, on made-up targets."""
     like = next(record for record in proof.records if record.kind == "text_generality")
-    more = [
-        replace(like, kind="portability", recognised=recognised, counterfactual=True) for recognised in (True, False)
-    ]
+    made_up = replace(like, case="made up", kind="portability", counterfactual=True)
+    more = [replace(made_up, recognised=recognised) for recognised in (True, False)]
     kept = [replace(record, kl=0.25) if record.kind.endswith("_locality") else record for record in proof.records]
     return replace(proof, records=(*kept, *more))
 
@@ -58,13 +58,25 @@ def test_an_editor_that_did_not_measure_a_kind_has_an_empty_cell(report: Report)
 
 def test_natural_errors_and_made_up_targets_have_sections(report: Report, proofs: tuple[Proof, ...]) -> None:
     assert sections(report.proofs) == []
-    titles = [title for title, _ in sections(proofs)]
+    titles = [section.title for section in sections(proofs)]
     assert titles == ["The model's errors: the target is the truth", "Made-up targets: the model was right before"]
     text = shown(proofs)
     page = render(replace(report, proofs=proofs, cases=()))
     for title in titles:
         assert title in text
         assert title.replace("'", "&#39;") in page
+
+
+def test_groups_of_cases_have_sections_of_their_own(proofs: tuple[Proof, ...], report: Report) -> None:
+    first = proofs[0].records[0].case
+    one, *others = sections(proofs, {"kind: count": [first], "kind: none": ["nowhere"]})
+    assert (one.title, others) == ("kind: count", [])
+    of_it = [record for record in proofs[0].records if record.case == first]
+    assert one.lines[0].first.n == sum(record.kind == "reliability" for record in of_it)
+    assert one.gain.scores[0] == overall(of_it, SCORES["gain"])
+    page = render(replace(report, proofs=proofs, cases=(), groups={"kind: count": [first]}))
+    assert page.count("kind: count") == 2
+    assert "Made-up targets" not in page
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])

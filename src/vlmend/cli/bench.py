@@ -50,6 +50,10 @@ def bench(
     together: Annotated[
         bool, typer.Option("--together", help="All edits in force at once, instead of every case edited alone.")
     ] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="NOTE", help="Scores also apart, by what cases note under this name."),
+    ] = None,
     limit: LimitOption = None,
     skip_missing: SkipMissingOption = False,
     max_new_tokens: Annotated[
@@ -62,11 +66,13 @@ def bench(
 ) -> None:
     """Edit every case alone with each editor, or all at once, measure before and after, and write a report."""
     with replying(as_json) as reply:
+        from vlmend.data.grouping import grouped
         from vlmend.evaluation.protocols import protocol_of
 
         ranks = Ranks.launched()
         methods, way = by_module(make_editors(editors, setting or ()), modules or ""), protocol_of(protocol)
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
+        groups = grouped(wanted, by) if by else {}
         vlm = load_model(model)
         check_askable(vlm, wanted)
         measured = partial(
@@ -82,6 +88,7 @@ def bench(
         command += [word for one in setting or () for word in ("--set", one)]
         command += ["--modules", modules] if modules else []
         command += ["--together"] if together else []
+        command += ["--by", by] if by else []
         command += ["--limit", str(limit)] if limit else []
         command += ["--max-new-tokens", str(max_new_tokens)] if max_new_tokens != 32 else []
         command += ["--protocol", protocol] if protocol != "default" else []
@@ -91,10 +98,11 @@ def bench(
             from vlmend.report.folder import fill
             from vlmend.report.html import headlines
 
+            titled = {f"{by}: {value}": ids for value, ids in groups.items()}
             title = f"{len(wanted)} answers of {Path(vlm.name).name}, edited {'at once' if together else 'one by one'}"
-            report = described(title, proofs, wanted, cases.name, shlex.join(command))
+            report = described(title, proofs, wanted, cases.name, shlex.join(command), titled)
             path = fill(out, report)
-        reply.say(Comparison(proofs), *headlines(proofs), "", "Report:")
+        reply.say(Comparison(proofs, titled), *headlines(proofs), "", "Report:")
         reply.line(str(path))
         overall = scores_of(proofs)
         reply.document = {
@@ -104,10 +112,24 @@ def bench(
             "protocol": way.name,
             "editors": {proof.method: proof.metrics for proof in proofs},
             "apart": {proof.method: proof.metrics_apart for proof in proofs},
+            "by": {value: _on(proofs, ids) for value, ids in groups.items()},
             "overall": {one.title: _by_editor(proofs, one.scores) for one in overall},
             "ahead of the first": {one.title: _by_editor(proofs, one.leads) for one in overall},
             "costs": {proof.method: asdict(cost_of(proof)) for proof in proofs},
         }
+
+
+def _on(proofs: Sequence[Proof], cases: Sequence[str]) -> dict[str, Any]:
+    """Of some cases, what each editor's metrics and mean gain are."""
+    from vlmend.evaluation.overall import SCORES, overall
+
+    some = [proof.of(cases) for proof in proofs]
+    gains = [overall(proof.records, SCORES["gain"]) for proof in some]
+    return {
+        "cases": len(cases),
+        "editors": {proof.method: proof.metrics for proof in some},
+        SCORES["gain"].title: _by_editor(some, gains),
+    }
 
 
 def _by_editor(proofs: Sequence[Proof], estimates: Sequence[Estimate | None]) -> dict[str, Any]:

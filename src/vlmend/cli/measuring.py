@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -115,7 +115,14 @@ def _asked(example: Example) -> tuple[str, ...]:
     return (example.question, example.answer or "", "/".join(pictures), *example.aliases)
 
 
-def described(title: str, proofs: Sequence[Proof], cases: Sequence[EditCase], source: str, command: str) -> Report:
+def described(
+    title: str,
+    proofs: Sequence[Proof],
+    cases: Sequence[EditCase],
+    source: str,
+    command: str,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> Report:
     """The report of a run."""
     import platform
 
@@ -126,6 +133,7 @@ def described(title: str, proofs: Sequence[Proof], cases: Sequence[EditCase], so
         title=title,
         proofs=tuple(proofs),
         cases=tuple(cases),
+        groups=groups or {},
         facts={
             "Cases": f"{len(cases)} from {source}",
             "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),

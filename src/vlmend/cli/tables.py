@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vlmend.evaluation.kinds import Kind
     from vlmend.evaluation.proof import Change, Proof, Summary
     from vlmend.evaluation.stats import Estimate
-    from vlmend.report.comparison import Line
+    from vlmend.report.comparison import Groups, Line
     from vlmend.report.content import Report
 
 __all__ = ["Comparison", "cases_table", "comparison_table", "overview_table", "quiet_table", "scores_table"]
@@ -52,10 +52,11 @@ def scores_table(proof: Proof) -> Table:
     return table
 
 
-def comparison_table(proofs: Sequence[Proof]) -> Table:
+def comparison_table(proofs: Sequence[Proof], groups: Groups | None = None) -> Table:
     """All editors side by side by the protocol's score.
 
-    Where the cases have both, natural errors and made-up targets follow apart, by what must change.
+    Groups of cases follow apart, by what must change and the mean gain; without any given, natural errors and made-up
+    targets, where the cases have both.
     """
     from vlmend.report.comparison import compared, sections, together
 
@@ -69,10 +70,11 @@ def comparison_table(proofs: Sequence[Proof]) -> Table:
     )
     table.caption_justify = "left"
     _add_lines(table, compared([proof.summary for proof in proofs]))
-    for title, lines in sections(proofs):
+    for section in sections(proofs, groups):
         table.add_section()
-        table.add_row(Text(title, "italic"))
-        _add_lines(table, [line for line in lines if not line.kind.keeps and not line.gated])
+        table.add_row(Text(section.title, "italic"))
+        _add_lines(table, [line for line in section.lines if not line.kind.keeps and not line.gated])
+        table.add_row(section.gain.title, "", "", *map(_overall, section.gain.scores, section.gain.leads))
     table.add_section()
     for one in together(proofs):
         table.add_row(one.title, "", "", *map(_overall, one.scores, one.leads))
@@ -85,11 +87,12 @@ def comparison_table(proofs: Sequence[Proof]) -> Table:
 class Comparison:
     """`comparison_table` where the terminal is wide enough for it, else `overview_table` and where the rest is."""
 
-    def __init__(self, proofs: Sequence[Proof]) -> None:
+    def __init__(self, proofs: Sequence[Proof], groups: Groups | None = None) -> None:
         self.proofs = proofs
+        self.groups = groups
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        whole = comparison_table(self.proofs)
+        whole = comparison_table(self.proofs, self.groups)
         needed = _width(whole)
         if needed <= options.max_width:
             whole.columns[0].min_width = _NAMES

@@ -102,7 +102,8 @@ def _drawn(tally: np.ndarray) -> tuple[float, np.ndarray]:
     weights = np.stack([np.bincount(row, minlength=count) for row in places])
     sums, counts = np.einsum("dc,pcv->vdp", weights, tally)
     with np.errstate(invalid="ignore"):
-        drawn = np.nanmean(sums / counts, axis=1)
+        means, known = sums / counts, counts > 0
+        drawn = np.where(known, means, 0).sum(1) / known.sum(1)
     return float((tally[..., 0].sum(1) / tally[..., 1].sum(1)).mean()), drawn
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -97,6 +97,14 @@ class Proof:
             return {}
         both = {"natural": natural, "counterfactual": made_up}
         return {name: summarised(records, self.protocol) for name, records in both.items()}
+
+    def of(self, cases: Collection[str]) -> Proof:
+        """The same of some of the cases, by id."""
+        return replace(
+            self,
+            records=tuple(record for record in self.records if record.case in cases),
+            costs=tuple(cost for cost in self.costs if cost.case in cases),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a mean of nothing is null."""

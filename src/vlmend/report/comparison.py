@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlmend.evaluation.kinds import Kind, kind_of
@@ -11,7 +11,10 @@ from vlmend.evaluation.proof import Proof, Summary
 from vlmend.evaluation.stats import Estimate
 from vlmend.report.content import kinds_in
 
-__all__ = ["Line", "Together", "compared", "sections", "together"]
+__all__ = ["Groups", "Line", "Section", "Together", "compared", "sections", "together"]
+
+Groups = Mapping[str, Collection[str]]
+"""What some cases have in common -> their ids."""
 
 _TITLES = {
     "natural": "The model's errors: the target is the truth",
@@ -51,12 +54,6 @@ def compared(summaries: Sequence[Mapping[str, Summary]]) -> list[Line]:
     return lines
 
 
-def sections(proofs: Sequence[Proof]) -> list[tuple[str, list[Line]]]:
-    """Title and lines of natural errors and of made-up targets, where the cases have both."""
-    names = [name for name in _TITLES if all(name in proof.apart for proof in proofs)]
-    return [(_TITLES[name], compared([proof.apart[name] for proof in proofs])) for name in names]
-
-
 @dataclass(frozen=True)
 class Together:
     """One score over several kinds of probes, of all editors.
@@ -83,3 +80,37 @@ def together(proofs: Sequence[Proof]) -> list[Together]:
         )
         for score in SCORES.values()
     ]
+
+
+@dataclass(frozen=True)
+class Section:
+    """The scores of some of the cases.
+
+    Attributes:
+        title: what these have in common.
+        lines: as of all.
+        gain: the overall score "gain" of each editor on them.
+    """
+
+    title: str
+    lines: list[Line]
+    gain: Together
+
+
+def sections(proofs: Sequence[Proof], groups: Groups | None = None) -> list[Section]:
+    """A section for each group of cases; without any, of natural errors and of made-up targets, if both."""
+    found: list[Section] = []
+    for title, cases in (groups or _by_target(proofs)).items():
+        some = [proof.of(cases) for proof in proofs]
+        if all(proof.records for proof in some):
+            gain, *_ = together(some)
+            found.append(Section(title, compared([proof.summary for proof in some]), gain))
+    return found
+
+
+def _by_target(proofs: Sequence[Proof]) -> Groups:
+    if not all(proof.apart for proof in proofs):
+        return {}
+    made_up = {record.case for record in proofs[0].records if record.counterfactual}
+    rest = {record.case for record in proofs[0].records} - made_up
+    return {_TITLES["natural"]: rest, _TITLES["counterfactual"]: made_up}

@@ -8,7 +8,7 @@ Report                 what was run, and the proof of every editor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -55,6 +55,7 @@ class Report:
         title: what was done, in one line.
         proofs: one for each editor, all on the same cases.
         cases: the cases, with their pictures.
+        groups: what some of them have in common -> their ids; each group gets scores of its own.
         facts: what else there is to know about the run, by name.
         command: what was typed.
         created: when.
@@ -63,6 +64,7 @@ class Report:
     title: str
     proofs: tuple[Proof, ...]
     cases: tuple[EditCase, ...]
+    groups: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     command: str = ""
     created: str = ""

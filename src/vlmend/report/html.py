@@ -75,7 +75,7 @@ def render(report: Report) -> str:
         figure_light=_figure(report, figures.LIGHT),
         figure_dark=_figure(report, figures.DARK),
         lines=compared([proof.summary for proof in report.proofs]),
-        sections=sections(report.proofs),
+        sections=sections(report.proofs, report.groups),
         together=together(report.proofs),
         nats=nats,
         gain=gain,

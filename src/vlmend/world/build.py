@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from vlmend.data.formats import mmedit, plain
+from vlmend.data.formats.notes import notes_of
 from vlmend.data.records import (
     PUBLISHED,
     EditCase,
@@ -23,8 +24,9 @@ from vlmend.data.records import (
 )
 from vlmend.models.pictures import save_picture
 from vlmend.models.vlm import VLM
-from vlmend.world.candidates import TASKS, Found, Tried, find
+from vlmend.world.candidates import MIS_KNOWN, TASKS, Found, Tried, find
 from vlmend.world.probes import probes_of
+from vlmend.world.questions import Question
 
 __all__ = ["Tried", "build", "cases_of", "on_disk"]
 
@@ -67,10 +69,17 @@ def cases_of(
             rejected=one.said,
             probes=probes,
             source=name,
+            notes=notes_of(_about(one.candidate.question, made_up=work.counterfactual)),
             counterfactual=work.counterfactual,
         )
         for index, (one, probes) in enumerate(zip(found, probes_of(vlm, found, rng, split), strict=True))
     ]
+
+
+def _about(question: Question, *, made_up: bool) -> dict[str, str]:
+    """What is noted of a case: the kind of question, and of the model's errors their kind."""
+    about = {"kind": question.kind}
+    return about if made_up else about | {"error": "mis-known" if question.kind in MIS_KNOWN else "mis-seen"}
 
 
 def on_disk(cases: Sequence[EditCase], folder: Path) -> list[EditCase]:
@@ -151,4 +160,4 @@ def build(
 def _published(case: EditCase) -> EditCase:
     """What MMEdit's format has a place for."""
     probes = tuple(replace(probe, premises=()) for probe in case.probes if probe.kind in PUBLISHED)
-    return replace(case, probes=probes, counterfactual=False)
+    return replace(case, probes=probes, notes=(), counterfactual=False)

@@ -20,7 +20,7 @@ from vlmend.world.questions import Question, ask, hop
 from vlmend.world.render import Style, render
 from vlmend.world.scene import Scene, draw_flag_scene, draw_scene
 
-__all__ = ["RENDERINGS", "TASKS", "Candidate", "Found", "Task", "Tried", "find", "mine"]
+__all__ = ["MIS_KNOWN", "RENDERINGS", "TASKS", "Candidate", "Found", "Task", "Tried", "find", "mine"]
 
 RENDERINGS = 3
 STABLE = 2  # of the renderings, for an error (or a right answer to be changed) to count
@@ -72,6 +72,11 @@ class Drawn(NamedTuple):
 Draw = Callable[[str, random.Random, str], Drawn | None]
 Judge = Callable[[str, Candidate], bool]
 """Whether what was said makes the candidate one to edit."""
+
+
+MIS_KNOWN = ("name", "hop")
+"""Kinds of questions whose errors are of knowledge: whose flag it is, and what is so there. All others are about what
+is to be seen in a picture."""
 
 
 @dataclass(frozen=True)
