@@ -13,6 +13,7 @@ from rich.table import Table
 from vlmend.cli.arguments import ModelArgument, load_model
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.world_attribution import attribution
+from vlmend.cli.world_cooperation import cooperation
 from vlmend.cli.world_table import table as method_table
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="The demo world: pictures, models trained on it, benchmarks of their errors.", no_args_is_help=True
 )
 app.command()(attribution)
+app.command()(cooperation)
 app.command("table")(method_table)
 
 OutOption = Annotated[Path, typer.Option(help="The folder to write to.")]
