@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmend.evaluation.overall import SCORES, lead, overall
+from vlmend.evaluation.overall import SCORES, drop, lead, overall
 from vlmend.evaluation.record import ProbeRecord
 
 KINDS = ("reliability", "text_generality", "image_generality", "text_locality", "image_locality", "same_image_locality")
@@ -75,3 +75,17 @@ def test_of_answers_that_were_not_asked_for_nothing_is_said():
     silent = [replace(one, free_exact_before=None, free_exact_after=None) for one in records(perfect)]
     assert overall(silent, SCORES["gain"]).n == 0
     assert overall(silent, SCORES["published"]).mean == 1.0
+
+
+def test_the_drop_in_an_unusual_look_is_within_cases_that_have_both():
+    rows = [(0, 1.0, 1.0), (1, 1.0, 0.0), (2, 0.0, 0.0), (3, 1.0, 0.0)]
+    both = [
+        record(case, kind, after)
+        for case, usual, unusual in rows
+        for kind, after in (("image_generality", usual), ("ood_generality", unusual))
+    ]
+    alone = [record(9, "image_generality", 1.0), record(10, "ood_generality", 1.0)]
+    found = drop(both + alone)
+    assert (found.n, found.mean) == (4, 0.5)
+    assert found.low <= 0.5 <= found.high
+    assert drop(alone).n == 0

@@ -16,6 +16,7 @@ from vlmend.data.records import (
     IMAGE_GENERALITY,
     IMAGE_LOCALITY,
     NO_IMAGE_LOCALITY,
+    OOD_GENERALITY,
     SAME_IMAGE_LOCALITY,
     SAME_QUESTION_LOCALITY,
     TEXT_GENERALITY,
@@ -23,9 +24,9 @@ from vlmend.data.records import (
 )
 from vlmend.evaluation.kinds import RELIABILITY
 from vlmend.evaluation.record import ProbeRecord
-from vlmend.evaluation.stats import DRAWS, SEED, Estimate
+from vlmend.evaluation.stats import DRAWS, SEED, Estimate, paired
 
-__all__ = ["SCORES", "OverallScore", "lead", "overall"]
+__all__ = ["SCORES", "OverallScore", "drop", "lead", "overall"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,23 @@ def lead(one: Sequence[ProbeRecord], other: Sequence[ProbeRecord], score: Overal
         return None
     (means, drawn), (others, others_drawn) = (_drawn(_tally(records, score)) for records in (one, other))
     return _estimate(means - others, drawn - others_drawn, len({record.case for record in one}))
+
+
+def drop(records: Sequence[ProbeRecord]) -> Estimate:
+    """What image generality loses in an unusual look: M-Gen less O-Gen by free answers, a case against itself."""
+    found = {kind: _by_case(records, kind) for kind in (IMAGE_GENERALITY, OOD_GENERALITY)}
+    usual, unusual = found.values()
+    both = [case for case in usual if case in unusual]
+    return paired([usual[case] - unusual[case] for case in both], both)
+
+
+def _by_case(records: Sequence[ProbeRecord], kind: str) -> dict[str, float]:
+    """Mean of a case's probes of one kind."""
+    scored: dict[str, list[float]] = {}
+    for record in records:
+        if record.kind == kind and record.free_exact_after is not None:
+            scored.setdefault(record.case, []).append(record.free_exact_after)
+    return {case: sum(some) / len(some) for case, some in scored.items()}
 
 
 def _tally(records: Sequence[ProbeRecord], score: OverallScore) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlmend.evaluation.kinds import Kind, kind_of
-from vlmend.evaluation.overall import SCORES, lead, overall
+from vlmend.evaluation.overall import SCORES, drop, lead, overall
 from vlmend.evaluation.proof import Proof, Summary
 from vlmend.evaluation.stats import Estimate
 from vlmend.report.content import kinds_in
@@ -15,6 +15,8 @@ __all__ = ["Groups", "Line", "Section", "Together", "compared", "sections", "tog
 
 Groups = Mapping[str, Collection[str]]
 """What some cases have in common -> their ids."""
+
+DROP = "Lost in an unusual look (M-Gen less O-Gen)"
 
 _TITLES = {
     "natural": "The model's errors: the target is the truth",
@@ -70,9 +72,12 @@ class Together:
 
 
 def together(proofs: Sequence[Proof]) -> list[Together]:
-    """The overall scores (`vlmend.evaluation.overall`) of editors that were measured on the same cases."""
+    """The overall scores (`vlmend.evaluation.overall`) of editors that were measured on the same cases.
+
+    What they lose in an unusual look follows, if that was asked.
+    """
     first, *others = (proof.records for proof in proofs)
-    return [
+    scores = [
         Together(
             score.title,
             tuple(overall(proof.records, score) for proof in proofs),
@@ -80,6 +85,9 @@ def together(proofs: Sequence[Proof]) -> list[Together]:
         )
         for score in SCORES.values()
     ]
+    drops = tuple(drop(proof.records) for proof in proofs)
+    lost = [Together(DROP, drops, (None,) * len(drops))] if any(one.n for one in drops) else []
+    return scores + lost
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
-from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY
+from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, OOD_GENERALITY, TEXT_GENERALITY, TEXT_LOCALITY
 from vlmend.evaluation.kinds import RELIABILITY, kind_of
-from vlmend.evaluation.overall import SCORES, overall
+from vlmend.evaluation.overall import SCORES, drop, overall
 from vlmend.evaluation.proof import Change, Proof
 from vlmend.evaluation.published import METRICS, SOURCE, Numbers
 from vlmend.report.content import cost_of
@@ -21,7 +21,7 @@ __all__ = ["APART", "method_table", "remarks"]
 
 APART = 5.0
 """In percentage points: what is nearer than that has no order."""
-_COLUMNS = (RELIABILITY, TEXT_GENERALITY, IMAGE_GENERALITY, TEXT_LOCALITY, IMAGE_LOCALITY)
+_COLUMNS = (RELIABILITY, TEXT_GENERALITY, IMAGE_GENERALITY, OOD_GENERALITY, TEXT_LOCALITY, IMAGE_LOCALITY)
 
 
 def method_table(title: str, proofs: Sequence[Proof], published: Mapping[str, Numbers]) -> str:
@@ -35,18 +35,22 @@ def method_table(title: str, proofs: Sequence[Proof], published: Mapping[str, Nu
     kinds = [kind for kind in _COLUMNS if kind in proofs[0].summary]
     heads = [kind_of(kind).short for kind in kinds]
     lines = [f"## {title}", ""]
-    lines += [_row("editor", *heads, "mean gain", "s an edit", "peak MB", *([SOURCE] if published else []))]
-    lines += [_row("---", *["---"] * (len(heads) + 3 + bool(published)))]
+    lines += [
+        _row("editor", *heads, "O-Gen drop", "mean gain", "s an edit", "peak MB", *([SOURCE] if published else []))
+    ]
+    lines += [_row("---", *["---"] * (len(heads) + 4 + bool(published)))]
     first = proofs[0].summary
     base = [f"{percent(first[kind].tf_exact.before)} / {percent(first[kind].free_exact.before)}" for kind in kinds]
-    lines += [_row("*before*", *base, "", "", "", *([""] if published else []))]
+    lines += [_row("*before*", *base, "", "", "", "", *([""] if published else []))]
     for proof in proofs:
         cells = [_cell(proof, kind) for kind in kinds]
         mean, cost = overall(proof.records, SCORES["gain"]), cost_of(proof)
         spent = ["" if value is None else format(value, ".2g") for value in (cost.seconds, cost.peak_mb)]
         paper = ["" if proof.method not in published else " / ".join(f"{n:.0f}" for n in published[proof.method])]
+        lost = drop(proof.records)
+        dropped = f"{100 * lost.mean:.0f} ({bounds(lost)})" if lost.n else ""
         gained = f"{100 * mean.mean:.1f} ({bounds(mean)})" if mean.n else ""
-        lines += [_row(f"`{proof.method}`", *cells, gained, *spent, *(paper if published else []))]
+        lines += [_row(f"`{proof.method}`", *cells, dropped, gained, *spent, *(paper if published else []))]
     told = list(remarks(proofs, published))
     if published:
         shorts = " / ".join(kind_of(kind).short for kind in METRICS)
