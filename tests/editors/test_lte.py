@@ -13,7 +13,7 @@ from vlmend.editors.lte import LTE, descriptor
 from vlmend.editors.lte_training import LTELesson, LTETraining
 from vlmend.editors.shelf import Trained
 from vlmend.editors.training import train
-from vlmend.edits.prompts import PromptOp, RecallOp
+from vlmend.edits.prompts import RecallOp
 from vlmend.errors import EditError, EditFormatError, PartsError
 
 TINY = LTETraining(layers=[1, 2], rank=2, steps=4, check_every=2, batch=2, held_out=0.3, lr=1e-2, keeps=(
@@ -38,11 +38,11 @@ def logits(vlm, example: Example, edit: Edit | None) -> torch.Tensor:
 def test_an_edit_is_what_was_taught_and_what_it_is_told(llava, cases, weights):
     edit = LTE(weights).fit(llava, cases[:1])
     taught, told = edit.ops
-    assert isinstance(taught, WeightOp) and isinstance(told, PromptOp)
-    assert told.text == "[Updated Information] what is at place 0 ? red\n"
+    assert isinstance(taught, WeightOp) and isinstance(told, RecallOp)
+    assert told.texts == ("[Updated Information] what is at place 0 ? red\n",)
     assert told.lead == "[Query] "
     other = Example("who wrote the song ?")
-    written = replace(other, question=told.text + told.lead + other.question)
+    written = replace(other, question=told.texts[0] + told.lead + other.question)
     alone = replace(edit, ops=(taught,))
     assert not torch.allclose(logits(llava, other, None), logits(llava, other, alone), atol=1e-3)
     torch.testing.assert_close(logits(llava, other, edit), logits(llava, written, alone), atol=1e-5, rtol=1e-5)
@@ -54,18 +54,18 @@ def test_of_several_edits_the_likest_are_told(llava, cases, weights):
     with llava.using(edit):
         rows = llava.prepare([case.request for case in cases]).rows
     for case, row in zip(cases, rows, strict=True):
-        assert row.before == f"[Updated Information] {case.request.question} {case.request.answer}\n[Query] "
+        assert row.texts.before == f"[Updated Information] {case.request.question} {case.request.answer}\n[Query] "
     with llava.using(LTE(weights).fit(llava, cases)):
         (row,) = llava.prepare([cases[0].request]).rows
-    assert row.before.count("[Updated Information]") == 3
-    assert row.before.endswith("what is at place 0 ? red\n[Query] ")
+    assert row.texts.before.count("[Updated Information]") == 3
+    assert row.texts.before.endswith("what is at place 0 ? red\n[Query] ")
 
 
 def test_what_is_little_like_is_not_told(llava, cases, weights):
     edit = LTE(weights, least=1.99).fit(llava, cases[:1])
     with llava.using(edit):
         rows = llava.prepare([cases[0].request, Example("who wrote the song ?")]).rows
-    assert [bool(row.before) for row in rows] == [True, False]
+    assert [any(row.texts) for row in rows] == [True, False]
 
 
 def test_edits_share_what_was_taught(llava, cases, weights):
@@ -73,13 +73,13 @@ def test_edits_share_what_was_taught(llava, cases, weights):
     editor = LTE(weights)
     one, two = (editor.fit(llava, [case]) for case in cases[:2])
     assert one.ops[0] is two.ops[0]
-    assert [op.kind for op in (one + two).ops] == ["weight", "prompt", "prompt"]
+    assert [op.kind for op in (one + two).ops] == ["weight", "recall", "recall"]
     with llava.using(one):
         before = {name: llava.model.state_dict()[name].clone() for name in llava.model.state_dict()}
         with llava.using(two):
             now = llava.model.state_dict()
             assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
-            assert llava.prepare([cases[0].request]).rows[0].before.count("[Updated Information]") == 2
+            assert llava.prepare([cases[0].request]).rows[0].texts.before.count("[Updated Information]") == 2
 
 
 def test_pictures_in_a_question_are_not_told(cases):

@@ -9,12 +9,13 @@ import torch
 
 from conftest import FAMILIES, said_by_forced_runs
 from vlmend import VLM, Edit, Example, WeightOp
+from vlmend.edits.compact import compact
 from vlmend.edits.compare import diff
 from vlmend.edits.merge import merge
 from vlmend.edits.prompts import PromptOp, RecallOp
 from vlmend.edits.routes import AnswerOp, Key, RouteOp
 from vlmend.errors import EditError, PromptError
-from vlmend.models.prompts import put_before
+from vlmend.models.prompts import Texts, put_before
 from vlmend.models.trace import capture
 
 TEXT, LEAD = "new fact : the cup is red\n", "prompt : "
@@ -49,7 +50,7 @@ def askable(vlm: VLM, examples) -> list[Example]:
 
 
 def written(example: Example, text: str = TEXT + LEAD) -> Example:
-    return replace(example, question=put_before(text, example.question))
+    return replace(example, question=put_before(Texts(before=text), example.question, len(example.pictures)))
 
 
 def logits(vlm: VLM, examples, edits=None) -> list[torch.Tensor]:
@@ -62,10 +63,15 @@ def alike(some, others) -> None:
 
 
 def test_where_a_text_is_put():
-    assert put_before("so ", "what ?") == "so what ?"
-    assert put_before("so ", "<image>\nwhat ?") == "<image>\nso what ?"
-    assert put_before("so ", "<image> <image> what ?") == "<image> <image> so what ?"
-    assert put_before("so ", " is <image> red ?") == "so  is <image> red ?"
+    so = Texts(before="so ")
+    assert put_before(so, "what ?", 1) == "so what ?"
+    assert put_before(so, "<image>\nwhat ?", 1) == "<image>\nso what ?"
+    assert put_before(so, "<image> <image> what ?", 2) == "<image> <image> so what ?"
+    assert put_before(so, " is <image> red ?", 1) == "so  is <image> red ?"
+    both = Texts("look: ", "so ")
+    assert put_before(both, "what ?", 0) == "look: so what ?"
+    assert put_before(both, "what ?", 2) == "look: <image><image>so what ?"
+    assert put_before(both, "<image>\nwhat ?", 1) == "look: <image>\nso what ?"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -94,7 +100,7 @@ def test_it_is_as_if_it_were_written_into_the_question(family, tiny, examples, p
         inside = vlm.prepare(examples)
         alike([row.logits_NV for row in vlm.run(prepared).rows], wanted)
         alike([row.logits_NV for row in vlm.run(inside).rows], wanted)
-        assert all(row.before == TEXT + LEAD and TEXT.strip() in row.prompt for row in inside.rows)
+        assert all(row.texts.before == TEXT + LEAD and TEXT.strip() in row.prompt for row in inside.rows)
     alike([row.logits_NV for row in vlm.run(inside).rows], base)
     assert all(map(torch.equal, [row.logits_NV for row in vlm.run(prepared).rows], base))
 
@@ -179,7 +185,7 @@ def recall(vlm: VLM, examples, **settings) -> RecallOp:
 
 def told(vlm: VLM, op: RecallOp, example: Example) -> str:
     with vlm.using(edit(vlm, op)):
-        return vlm.prepare([example]).rows[0].before
+        return vlm.prepare([example]).rows[0].texts.before
 
 
 def test_what_is_likest_is_put_last(vlm: VLM, examples):
@@ -218,9 +224,45 @@ def test_keys_of_a_row_with_a_text_are_those_of_the_row(tiny, examples):
     with vlm.using(edit(vlm, op)):
         inside = vlm.prepare(examples[:3])
         assert all(map(torch.equal, vlm.keys(inside), op.keys_E2D))
-        before = [row.before for row in inside.rows]
+        before = [row.texts.before for row in inside.rows]
         vlm.run(inside)
     assert before == [f"text {place} . so : " for place in range(3)]
+
+
+def test_of_many_edits_one_memory_is_left(llava: VLM, examples):
+    """Joined they put what one with all texts puts; with another way of putting they stay two."""
+    ops = [recall(llava, [example], top=1) for example in examples[:3]]
+    ops = [replace(op, texts=(f"text {place} . ",)) for place, op in enumerate(ops)]
+    stacked = edit(llava, ops[0]) + edit(llava, ops[1]) + edit(llava, ops[2])
+    (one,) = compact(stacked).ops
+    assert isinstance(one, RecallOp)
+    for place, example in enumerate(examples[:3]):
+        assert told(llava, one, example) == f"text {place} . so : "
+    assert ops[0].joined(replace(ops[1], top=2)) is None
+    factors = WeightOp.deltas({"a": torch.zeros(2, 2)})
+    assert factors.joined(factors) is None
+    shared = WeightOp.low_rank({"a": (torch.ones(2, 1), torch.ones(1, 2))}, shared="x")
+    assert shared.joined(replace(shared)) is shared
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ahead_of_pictures_too(family, tiny, examples, tmp_path):
+    """As if written into the question; a model that takes pictures before all words says so."""
+    vlm = tiny(family)
+    some = [replace(example, answer="red") for example in examples[:3] if "<image>" not in example.question]
+    op = replace(recall(vlm, some[:1], top=1), texts=("look at this . ",), lead="", ahead=True)
+    ahead = [
+        replace(one, question=put_before(Texts("look at this . "), one.question, len(one.pictures))) for one in some
+    ]
+    try:
+        wanted = logits(vlm, ahead)
+    except PromptError:
+        with pytest.raises(PromptError, match="before the question"):
+            logits(vlm, some, edit(vlm, op))
+        return
+    saved = Edit.load(edit(vlm, op).save(tmp_path / "ahead"))
+    alike(logits(vlm, some, saved), wanted)
+    assert vlm.generate(vlm.prepare(some), saved) == vlm.generate(vlm.prepare(ahead))
 
 
 def test_a_shared_change_is_made_once(llava: VLM, examples, tmp_path):

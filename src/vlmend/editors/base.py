@@ -28,6 +28,7 @@ __all__ = [
 
 EDITORS = {
     "ft": "vlmend.editors.ft:FT",
+    "ike": "vlmend.editors.ike:IKE",
     "ke": "vlmend.editors.ke:KE",
     "liveedit": "vlmend.editors.liveedit:LiveEdit",
     "lora": "vlmend.editors.lora:LoRA",

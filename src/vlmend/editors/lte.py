@@ -24,8 +24,8 @@ from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.shelf import Shelved, Trained
 from vlmend.edits.edit import Edit
-from vlmend.edits.ops import Op, WeightOp
-from vlmend.edits.prompts import PromptOp, RecallOp
+from vlmend.edits.ops import WeightOp
+from vlmend.edits.prompts import RecallOp
 from vlmend.errors import EditError, EditFormatError
 from vlmend.models.prompts import MARKER
 from vlmend.models.tensors import fingerprint
@@ -65,12 +65,7 @@ class LTE(Shelved[tuple[WeightOp, str, str]]):
         taught, template, lead = self.shelved(vlm)
         asked = vlm.prepare([case.request for case in cases])
         texts = tuple(descriptor(template, case) for case in cases)
-        told: Op
-        if len(cases) == 1 and self.least is None:
-            told = PromptOp(texts[0], lead)
-        else:
-            told = RecallOp(texts, vlm.keys(asked), self.top, self.least, lead)
-        return edit_of(self, vlm, cases, [taught, told])
+        return edit_of(self, vlm, cases, [taught, RecallOp(texts, vlm.keys(asked), self.top, self.least, lead)])
 
     def read(self, trained: Trained, vlm: VLM) -> tuple[WeightOp, str, str]:
         return _change(trained), str(trained.facts["told"]), str(trained.facts["lead"])

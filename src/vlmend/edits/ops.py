@@ -162,6 +162,11 @@ class WeightOp(Op):
         """The tensors it changes."""
         return tuple(self.changes)
 
+    def joined(self, other: Op) -> Op | None:
+        """Itself, where the other is the same shared change."""
+        same = isinstance(other, WeightOp) and self.shared is not None and self.shared == other.shared
+        return self if same else None
+
     def fold(self, name: str, base: Tensor) -> Tensor:
         """The changed value of one tensor.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from vlmend.edits.ops import Op, kept
@@ -30,6 +31,7 @@ class PromptOp(Op):
     """
 
     kind: ClassVar[str] = "prompt"
+    ahead: ClassVar[bool] = False
 
     text: str
     lead: str = ""
@@ -73,9 +75,10 @@ class RecallOp(Op):
         top: how many are put, at most.
         least: only those at least so like; any if ``None``.
         lead: as in `PromptOp`.
+        ahead: put them ahead of the pictures that stand before the question, too; there is no lead then.
 
     Raises:
-        EditError: texts and keys do not fit, ``top`` is less than 1, or as in `PromptOp`.
+        EditError: texts and keys do not fit, ``top`` is less than 1, a lead stands ahead, or as in `PromptOp`.
     """
 
     kind: ClassVar[str] = "recall"
@@ -85,9 +88,12 @@ class RecallOp(Op):
     top: int = 3
     least: float | None = None
     lead: str = ""
+    ahead: bool = False
 
     def __post_init__(self) -> None:
         _check_texts(self.texts, self.lead)
+        if self.ahead and self.lead:
+            raise EditError(f"a lead stands next to the question, not ahead of pictures: {self.lead!r}")
         if self.keys_E2D.dim() != 3 or self.keys_E2D.shape[:2] != (len(self.texts), 2):
             raise EditError(
                 f"keys of shape {tuple(self.keys_E2D.shape)} do not fit {len(self.texts)} texts: [E, 2, D] is expected"
@@ -116,15 +122,30 @@ class RecallOp(Op):
         chosen = [at for at in likest if self.least is None or float(likeness_E[at]) >= self.least]
         return "".join(self.texts[at] for at in reversed(chosen))
 
+    def joined(self, other: Op) -> Op | None:
+        """The texts of both, if they are found and put in the same way."""
+        if not isinstance(other, RecallOp) or (self._way, self.keys_E2D.shape[2]) != (
+            other._way,
+            other.keys_E2D.shape[2],
+        ):
+            return None
+        return RecallOp(self.texts + other.texts, torch.cat([self.keys_E2D, other.keys_E2D]), *self._way)
+
+    @property
+    def _way(self) -> tuple[int, float | None, str, bool]:
+        return self.top, self.least, self.lead, self.ahead
+
     def fields(self) -> dict[str, Any]:
-        return {"texts": list(self.texts), "top": self.top, "least": self.least, "lead": self.lead}
+        way = {"top": self.top, "least": self.least, "lead": self.lead}
+        return {"texts": list(self.texts), **way, **({"ahead": True} if self.ahead else {})}
 
     def tensors(self) -> dict[str, Tensor]:
         return {"keys": self.keys_E2D}
 
     @classmethod
     def rebuilt(cls, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], inner: Sequence[Op]) -> Self:
-        return cls(tuple(fields["texts"]), tensors["keys"], int(fields["top"]), fields["least"], str(fields["lead"]))
+        found = int(fields["top"]), fields["least"], str(fields["lead"]), bool(fields.get("ahead", False))
+        return cls(tuple(fields["texts"]), tensors["keys"], *found)
 
 
 def _check_texts(texts: Sequence[str], lead: str) -> None:

@@ -89,11 +89,16 @@ class NeuronOperation(Protocol):
 
 @runtime_checkable
 class PromptOperation(Protocol):
-    """Puts text before a row's question, where the pictures stay."""
+    """Puts text before a row's question, behind its pictures or ahead of them."""
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it stands ahead of the pictures too."""
+        ...
 
     @property
     def lead(self) -> str:
-        """What stands between all such texts and the question."""
+        """What stands between all such texts and the question; of those ahead of the pictures, nothing."""
         ...
 
     def told(self, key: Callable[[], Tensor]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlmend.errors import PromptError
 from vlmend.models.pictures import Pictures, content_hash, listed, open_picture
-from vlmend.models.prompts import Prompter
+from vlmend.models.prompts import Prompter, Texts
 
 __all__ = ["Asked", "Batch", "Features", "Prepared", "Preparer", "Row", "Shared", "Told"]
 
@@ -50,7 +50,7 @@ class Row:
         pictures: content hashes of its pictures, in their order.
         sizes: width and height of each, in pixels.
         asked: the example that it is.
-        before: the text that operations put before the question (`telling.py`); it is no part of ``question``.
+        texts: the texts that operations put before the question (`telling.py`); they are no part of ``question``.
         plain: of a row with such a text, the row without it.
     """
 
@@ -65,7 +65,7 @@ class Row:
     pictures: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     asked: Asked | None = None
-    before: str = ""
+    texts: Texts = field(default_factory=Texts)
     plain: Row | None = None
 
     @property
@@ -87,8 +87,10 @@ class Told:
     """Rows with texts before their questions, by the row (or the example) without it and the text, and what rows are
     compared by, by the row and the state of the weights; these are held too, since they are known by their identity."""
 
-    rows: dict[tuple[int, str], tuple[Row, Row]] = field(default_factory=dict[tuple[int, str], tuple[Row, Row]])
-    prompts: dict[tuple[int, str], tuple[Asked, Row]] = field(default_factory=dict[tuple[int, str], tuple[Asked, Row]])
+    rows: dict[tuple[int, Texts], tuple[Row, Row]] = field(default_factory=dict[tuple[int, Texts], tuple[Row, Row]])
+    prompts: dict[tuple[int, Texts], tuple[Asked, Row]] = field(
+        default_factory=dict[tuple[int, Texts], tuple[Asked, Row]]
+    )
     pictures: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
     keys: dict[tuple[int, int], tuple[Row, Tensor]] = field(default_factory=dict[tuple[int, int], tuple[Row, Tensor]])
 

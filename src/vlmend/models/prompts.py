@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlmend.errors import PromptError
 from vlmend.models.traits import Traits
 
-__all__ = ["MARKER", "Prompter", "put_before"]
+__all__ = ["MARKER", "Prompter", "Texts", "put_before"]
 
 MARKER = "<image>"
 """Says in a question where a picture stands. Without markers, all pictures stand before the question."""
@@ -19,11 +19,20 @@ _KNOWN = 256  # texts that are not rendered again
 _LEADING = re.compile(rf"(?:\s*{MARKER})*\s*")
 
 
-def put_before(text: str, question: str) -> str:
-    """The question with a text before its words; pictures that stand first stay there."""
+class Texts(NamedTuple):
+    """What stands before a question: ahead of its pictures, and between them and its words."""
+
+    ahead: str = ""
+    before: str = ""
+
+
+def put_before(texts: Texts, question: str, pictures: int) -> str:
+    """The question with texts before its words; pictures that stand first stay there, behind what is ahead of them."""
+    if texts.ahead and MARKER not in question:
+        question = MARKER * pictures + question
     match = _LEADING.match(question)
     at = match.end() if match is not None and MARKER in match.group() else 0
-    return question[:at] + text + question[at:]
+    return texts.ahead + question[:at] + texts.before + question[at:]
 
 
 class Prompter:
