@@ -178,7 +178,7 @@ def test_settings_that_are_none(tiny, edited, settings, problem):
 
 
 def test_the_demo_model_heeds_it():
-    """What it was taught of facts in context (its card) reaches questions about pictures: targets move, and are said."""
+    """What it was taught of facts in context (its card) reaches questions about pictures: targets are said."""
     vlm = vlmend.load("demo")
     cases = cases_of(vlm, "renamed", "eval", 6, seed=3)
     editor = IKE(fact="new fact: {question} {answer}\n", prompt="prompt: ")
