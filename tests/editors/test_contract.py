@@ -15,6 +15,7 @@ from vlmend.editors.training import TRAINABLE, train, trainable_class
 from vlmend.edits.counterfactual import CounterfactualOp
 from vlmend.edits.experts import Experts, ExpertsOp
 from vlmend.edits.functions import FunctionOp
+from vlmend.edits.keys import KeysOp
 from vlmend.edits.memory import MemoryOp
 from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.prompts import PromptOp, RecallOp
@@ -253,7 +254,7 @@ def randomised(op: Any, maker: torch.Generator) -> Any:
         return dataclasses.replace(op, experts=Experts(own.found, *factors))
     if isinstance(op, NeuronOp):
         return NeuronOp(op.layer, *(noise_like(one, maker) for one in (op.keys_PD, op.bias_P, op.values_PD)))
-    if isinstance(op, PromptOp):  # its words stay, for what makes nothing of them
+    if isinstance(op, PromptOp | KeysOp):  # its words stay, for what makes nothing of them; and what acts on nothing
         return op
     if isinstance(op, CounterfactualOp):
         keys = Keys(noise_like(op.keys.asked_NC, maker), noise_like(op.keys.seen_NC, maker))

@@ -27,12 +27,14 @@ __all__ = [
 ]
 
 EDITORS = {
+    "alphaedit": "vlmend.editors.alphaedit:AlphaEdit",
     "ft": "vlmend.editors.ft:FT",
     "ike": "vlmend.editors.ike:IKE",
     "ke": "vlmend.editors.ke:KE",
     "liveedit": "vlmend.editors.liveedit:LiveEdit",
     "lora": "vlmend.editors.lora:LoRA",
     "lte": "vlmend.editors.lte:LTE",
+    "memit": "vlmend.editors.memit:MEMIT",
     "mend": "vlmend.editors.mend:MEND",
     "serac": "vlmend.editors.serac:SERAC",
     "t-patcher": "vlmend.editors.t_patcher:TPatcher",

@@ -31,12 +31,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vlmend.data.records import EditCase, Example
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.fitting import answer_loss, descend
+from vlmend.editors.unrelated import answered, random_prompts
 from vlmend.edits.edit import Edit
 from vlmend.edits.neurons import NeuronOp, made_by
 from vlmend.errors import EditError
@@ -46,9 +46,6 @@ from vlmend.models.trace import capture
 from vlmend.models.vlm import VLM
 
 __all__ = ["TPatcher", "activation_loss", "memory_losses"]
-
-_SQUARES = 6  # of a mosaic, across and down
-_WORDS = 6  # tokens of a random prompt
 
 
 @dataclass(frozen=True)
@@ -141,10 +138,8 @@ class TPatcher:
         """Neutral questions and random words, with the model's own answers."""
         pictures = [None, *(case.request.image for case in cases if case.request.pictures)]
         asked = [Example(question, picture) for picture in pictures for question in self.memory]
-        draw = torch.Generator().manual_seed(self.seed)
-        asked += [Example(_words(vlm, draw), _mosaic(draw) if number % 2 else None) for number in range(self.drawn)]
-        said = vlm.generate(vlm.prepare(asked), max_new_tokens=self.memory_tokens)
-        return vlm.prepare([Example(one.question, one.image, answer) for one, answer in zip(asked, said, strict=True)])
+        asked += random_prompts(vlm, self.drawn, seed=self.seed)
+        return vlm.prepare(answered(vlm, asked, max_new_tokens=self.memory_tokens))
 
 
 def activation_loss(own_P: Tensor) -> Tensor:
@@ -220,18 +215,3 @@ def _inputs_and_states(
         inputs.append(entered.flatten(0, -2)[places].float())
         states.append(found["layer"].output.flatten(0, -2)[places].float())
     return inputs, states
-
-
-def _words(vlm: VLM, draw: torch.Generator) -> str:
-    """A text of tokens drawn from the vocabulary, special ones apart."""
-    added = vlm.tokenizer.get_added_vocab().values()
-    plain = sorted(set(vlm.tokenizer.get_vocab().values()) - set(added) - set(vlm.tokenizer.all_special_ids))
-    chosen = torch.randint(len(plain), (_WORDS,), generator=draw).tolist()
-    return vlm.tokenizer.decode([plain[place] for place in chosen]).strip() or "?"
-
-
-def _mosaic(draw: torch.Generator, side: int = 224) -> Image.Image:
-    """A picture of squares in random colours."""
-    colours = torch.randint(256, (_SQUARES, _SQUARES, 3), generator=draw, dtype=torch.uint8)
-    squares = Image.frombytes("RGB", (_SQUARES, _SQUARES), colours.numpy().tobytes())
-    return squares.resize((side, side), Image.Resampling.NEAREST)

@@ -386,6 +386,11 @@ class VLM:
         """Ids of the edits in force, in their order."""
         return tuple(handle.edit.id for handle in self._active)
 
+    @property
+    def ops_in_force(self) -> tuple[Any, ...]:
+        """The operations of the edits in force, in their order."""
+        return tuple(op for handle in self._active for op in handle.edit.ops)
+
     @contextmanager
     def using(self, edit: Applicable | None) -> Generator[VLM, None, None]:
         """The model with an edit in force; afterwards it is bit for bit what it was, also after an exception."""
