@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["table"]
 
 _OUT = Path("runs/table")
+_SHOWN, _REFERENCE = 48, 200
 _TASKS = {"evqa": "E-VQA", "eic": "E-IC"}
 _WHAT = (
     "Teacher-forced exact / free generation, per cent after the edit, with 95 % intervals; the mean gain is over free "
@@ -60,7 +61,7 @@ def table(
         parts = ["# Editors on the demo models", "", f"Made by `{command}`. {_WHAT}", ""]
         for name in chosen:
             vlm = load(name)
-            made = dict(methods_for(vlm, wanted))
+            made = dict(methods_for(vlm, wanted, _files(vlm, out / name, seed)))
             methods = [editor for editor in made.values() if editor is not None]
             for task, count in (("evqa", evqa), ("eic", eic)):
                 if not count:
@@ -75,6 +76,21 @@ def table(
             part.write_text("\n".join(parts), encoding="utf-8")
         reply.line(str(out / "table.md"))
         reply.document = {"table": str(out / "table.md"), "models": chosen, "seed": seed}
+
+
+def _files(vlm: VLM, folder: Path, seed: int) -> dict[str, Path]:
+    """What some methods read, made unless it is there: see `vlmend.world.methods.FILES`."""
+    from vlmend.world.build import build
+    from vlmend.world.exemplars import write
+
+    shown, reference = folder / "training" / "evqa_train.jsonl", folder / "reference" / "exemplars.jsonl"
+    if not shown.exists():
+        with working(f"Looking for other errors of {vlm.name}"):
+            build(vlm, shown.parent, evqa={"train": _SHOWN}, eic={}, seed=seed)
+    if not reference.exists():
+        with working("Drawing"):
+            write(reference.parent, _REFERENCE, seed)
+    return {"demonstrations": shown, "reference": reference}
 
 
 def _cases(vlm: VLM, folder: Path, task: str, count: int, seed: int) -> Path:

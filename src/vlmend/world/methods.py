@@ -5,7 +5,8 @@ They are those of MMEdit's table under its names, those of VisEdit's, what vlmen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vlmend.editors.base import Labelled, editor
@@ -13,7 +14,10 @@ from vlmend.editors.shelf import Shelved
 from vlmend.errors import EditError
 from vlmend.models.vlm import VLM
 
-__all__ = ["METHODS", "methods_for"]
+__all__ = ["FILES", "METHODS", "methods_for"]
+
+FILES = ("demonstrations", "reference")
+"""Files that some methods need: other cases of the model's errors, and questions with right answers."""
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ft-last": ("ft", {"layers": "last", "modules": ("mlp.up", "mlp.down"), "lr": 3e-3}),
@@ -21,11 +25,22 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ft": ("ft", {"lr": 3e-3}),
     "lora": ("lora", {}),
     "ke": ("ke", {}),
+    "ike": (
+        "ike",
+        {
+            "demonstrations": "demonstrations",
+            "fact": "new fact: {question} {answer}\n",
+            "prompt": "prompt: ",
+            "count": 4,
+        },
+    ),
     "mend": ("mend", {}),
     "serac": ("serac", {}),
     "t-patcher": ("t-patcher", {}),
     "lte": ("lte", {}),
     "ultraedit": ("ultraedit", {}),
+    "memit": ("memit", {"reference": "reference"}),
+    "alphaedit": ("alphaedit", {"reference": "reference"}),
     "visual-delta": ("visual-delta", {}),
     "vead": ("vead", {}),
     "vead-memory": ("vead-memory", {}),
@@ -35,14 +50,16 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "image-blind": ("image-blind", {}),
     "oracle": ("oracle", {}),
 }
-"""Name in the table -> editor and settings. MMEdit's "last" is the decoder's last layer, its "vision" the connector."""
+"""Name in the table -> editor and settings, files by their names in `FILES`. MMEdit's "last" is the decoder's last layer,
+its "vision" the connector."""
 
 
-def methods_for(vlm: VLM, names: list[str]) -> Iterator[tuple[str, Any]]:
+def methods_for(vlm: VLM, names: Sequence[str], files: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
     """Name and editor of each; ``None`` for one that must be trained for the model and is not."""
     for name in names:
         which, settings = METHODS[name]
-        made: Any = editor(which, **settings)
+        placed = {setting: str(files[setting]) for setting in settings if setting in FILES}
+        made: Any = editor(which, **(settings | placed))
         try:
             own: Any = made
             if isinstance(own, Shelved):
