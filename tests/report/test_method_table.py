@@ -78,5 +78,5 @@ def test_the_table_has_forced_and_free_scores_and_the_papers_numbers() -> None:
 
 def test_published_numbers_are_of_rows_and_metrics_that_there_are() -> None:
     for numbers in PUBLISHED.values():
-        assert set(numbers) <= METHODS.keys() | {"ike"}
+        assert set(numbers) <= METHODS.keys()
         assert all(len(row) == len(METRICS) and all(0 <= n <= 100 for n in row) for row in numbers.values())

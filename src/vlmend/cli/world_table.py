@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["table"]
 
 _OUT = Path("runs/table")
-_SHOWN, _REFERENCE = 48, 200
+_SHOWN, _REFERENCE = 48, 60
 _TASKS = {"evqa": "E-VQA", "eic": "E-IC"}
 _WHAT = (
     "Teacher-forced exact / free generation, per cent after the edit, with 95 % intervals; the mean gain is over free "

@@ -19,21 +19,15 @@ __all__ = ["FILES", "METHODS", "methods_for"]
 FILES = ("demonstrations", "reference")
 """Files that some methods need: other cases of the model's errors, and questions with right answers."""
 
+_TOLD = {"fact": "new fact: {question} {answer}\n", "prompt": "prompt: "}  # in the words that demo models know
+
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ft-last": ("ft", {"layers": "last", "modules": ("mlp.up", "mlp.down"), "lr": 3e-3}),
     "ft-vision": ("ft", {"modules": ("connector",), "lr": 3e-3}),
     "ft": ("ft", {"lr": 3e-3}),
     "lora": ("lora", {}),
     "ke": ("ke", {}),
-    "ike": (
-        "ike",
-        {
-            "demonstrations": "demonstrations",
-            "fact": "new fact: {question} {answer}\n",
-            "prompt": "prompt: ",
-            "count": 4,
-        },
-    ),
+    "ike": ("ike", {**_TOLD, "demonstrations": "demonstrations", "count": 4}),
     "mend": ("mend", {}),
     "serac": ("serac", {}),
     "t-patcher": ("t-patcher", {}),
@@ -50,8 +44,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "image-blind": ("image-blind", {}),
     "oracle": ("oracle", {}),
 }
-"""Name in the table -> editor and settings, files by their names in `FILES`. MMEdit's "last" is the decoder's last layer,
-its "vision" the connector."""
+"""Name in the table -> editor and settings, files by their names in `FILES`. MMEdit's "last" is the decoder's last
+layer, its "vision" the connector."""
 
 
 def methods_for(vlm: VLM, names: Sequence[str], files: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
