@@ -12,6 +12,7 @@ from vlmend import __version__
 from vlmend.cli import (
     ask,
     bench,
+    build,
     convert,
     data,
     demo,
@@ -90,6 +91,7 @@ app.command()(diagnose.diagnose)
 app.command()(edit.edit)
 app.command()(train_editor.train_editor)
 app.command()(bench.bench)
+app.command()(build.build)
 app.command()(sequence.sequence)
 app.command()(measure.measure)
 app.command()(doctor.doctor)

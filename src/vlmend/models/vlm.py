@@ -6,7 +6,7 @@ Everything that runs goes through here, so that batches, pictures and edits are 
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from vlmend.models.prefix import Cut
 from vlmend.models.prepared import Asked, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
+from vlmend.models.sampling import Sampling
 from vlmend.models.telling import Teller
 from vlmend.models.tensors import fingerprint
 from vlmend.models.weights import Folded, Weights, WeightsOperation, shared_change
@@ -270,11 +271,17 @@ class VLM:
         return [reply.text for reply in self.replies(prepared, edits, ops=ops, max_new_tokens=max_new_tokens)]
 
     def replies(
-        self, prepared: Prepared, edits: Edits = None, *, ops: Sequence[Any] = (), max_new_tokens: int = 32
+        self,
+        prepared: Prepared,
+        edits: Edits = None,
+        *,
+        ops: Sequence[Any] = (),
+        max_new_tokens: int = 32,
+        sampling: Sampling | None = None,
     ) -> list[Reply]:
-        """As `generate`, with the answers' tokens."""
+        """As `generate`, with the answers' tokens; with ``sampling`` they are drawn."""
         settings = GenerationConfig(
-            **GREEDY,
+            **(GREEDY if sampling is None else sampling.settings),
             max_new_tokens=max_new_tokens,
             eos_token_id=list(self._ends),
             pad_token_id=self.tokenizer.pad_token_id,
@@ -296,7 +303,8 @@ class VLM:
                     batch = self._preparer.batch(rows.rows, with_targets=False)
                     mine = {place: mixings[index] for place, index in enumerate(some) if index in mixings}
                     rewrite = stepwise(mine, self._ends) if mine else None
-                    with acting(self.parts, rows.rows, [plans[index] for index in some], with_targets=False):
+                    drawing = nullcontext() if sampling is None else sampling.drawing(self.device)
+                    with drawing, acting(self.parts, rows.rows, [plans[index] for index in some], with_targets=False):
                         new_BN = self._feeder.generate(batch, rows, settings, rewrite)
                     replies.update(zip(some, map(self._reply, new_BN.tolist()), strict=True))
         return [replies[index] for index in range(len(prepared))]

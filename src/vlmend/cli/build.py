@@ -1,0 +1,175 @@
+"""`vlmend build`: an edit benchmark out of one's own questions or captions."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlmend.cli.arguments import ModelArgument, SkipMissingOption, check_askable, load_model, read_cases
+from vlmend.cli.console import JsonFlag, progress, replying
+from vlmend.errors import UnknownNameError, VlmendError
+
+if TYPE_CHECKING:
+    from vlmend.build.rewording import Rephraser
+    from vlmend.data.records import Example
+
+__all__ = ["build"]
+
+
+def build(
+    model: ModelArgument,
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="DATA", help="Pictures with questions and right answers, in any format that is read."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write to; a run that was cut short there goes on.")],
+    kind: Annotated[str, typer.Option(help="What answers are: vqa (short answers) or caption.")] = "vqa",
+    draws: Annotated[
+        int, typer.Option(min=0, help="How often each answer is drawn again; an error is wrong every time.")
+    ] = 2,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Of these draws.")] = 0.7,
+    n: Annotated[int | None, typer.Option(min=1, help="At most so many errors.")] = None,
+    rephrase: Annotated[
+        str, typer.Option(metavar="HOW", help="templates, none, a chat model's folder, or the URL of an endpoint.")
+    ] = "templates",
+    rephrase_model: Annotated[str, typer.Option(help="The endpoint's name of its model.")] = "default",
+    pictures: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="A diffusers text-to-image pipeline that paints second pictures."),
+    ] = None,
+    caption: Annotated[
+        str | None,
+        typer.Option(metavar="NOTE", help="The note that says what a picture shows; question and answer else."),
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="A CLIP-like model that second pictures must convince, too.")
+    ] = None,
+    text_locality: Annotated[Path | None, typer.Option(help="Questions without pictures that must stay.")] = None,
+    image_locality: Annotated[Path | None, typer.Option(help="Questions about other pictures that must stay.")] = None,
+    train: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the cases that is for training.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first so many records.")] = None,
+    skip_missing: SkipMissingOption = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
+    as_json: JsonFlag = False,
+) -> None:
+    """Keep what a model gets wrong for good; add rewordings, second pictures and questions that must stay; divide it so
+    that training gives nothing of the evaluation away; and write it as MMEdit's JSON with a data card."""
+    with replying(as_json) as reply:
+        from vlmend.build.benchmark import Plan
+        from vlmend.build.benchmark import build as run_all
+        from vlmend.build.card import card, statistics
+        from vlmend.build.errors import KINDS, Asking
+        from vlmend.build.pictures import Diffused, Scorer
+        from vlmend.cli.measuring import identity
+        from vlmend.data.grouping import grouped
+        from vlmend.edits.edit import library_versions
+        from vlmend.runs import Run, whole, write_json
+
+        if kind not in KINDS:
+            raise UnknownNameError("kind of data", kind, KINDS)
+        wanted = read_cases(data, limit, skip_missing=skip_missing)
+        if blind := [case.id for case in wanted if not case.request.pictures]:
+            raise VlmendError(f"{data}: record '{blind[0]}' has no picture")
+        if caption:
+            grouped(wanted, caption)
+        pools = [_pool(file, skip_missing=skip_missing) for file in (text_locality, image_locality)]
+        plan = Plan(
+            asking=Asking(kind, draws, temperature, seed, max_new_tokens),
+            rephraser=_rephraser(rephrase, rephrase_model, kind),
+            painter=Diffused(pictures) if pictures else None,
+            caption=caption,
+            scorer=Scorer(score) if score else None,
+            text_pool=[one for one in pools[0] if not one.pictures],
+            image_pool=[one for one in pools[1] if one.pictures],
+            most=n,
+            train=train,
+            seed=seed,
+        )
+        vlm = load_model(model)
+        check_askable(vlm, wanted)
+        settings = {
+            "model": vlm.name,
+            "fingerprint": vlm.fingerprint,
+            "data": identity(wanted),
+            "pools": [[one.question for one in pool] for pool in pools],
+            "kind": kind,
+            "draws": draws,
+            "temperature": temperature,
+            "rephrase": [rephrase, rephrase_model],
+            "pictures": [pictures, caption, score],
+            "n": n,
+            "train": train,
+            "seed": seed,
+            "max_new_tokens": max_new_tokens,
+            "versions": library_versions(),
+        }
+        with Run(out, settings) as run:
+            with progress("Asking, rewording, judging pictures", len(wanted), done=len(run.records)) as advance:
+                made = run_all(vlm, wanted, out, plan, run, advance)
+            run.finish(statistics(made))
+        command = shlex.join(_typed(model, data, out, settings, text_locality, image_locality))
+        about = {
+            "Model": f"{vlm.name} (weights {vlm.fingerprint[:12]})",
+            "Data": f"{len(wanted)} records of {data.name}",
+        }
+        about |= {
+            "Seed": str(seed),
+            "Errors": f"wrong in the greedy answer and in {draws} drawn at temperature {temperature:g}",
+        }
+        with whole(out / "README.md") as part:
+            part.write_text(card(made, about=about, command=command), encoding="utf-8")
+        write_json(out / "statistics.json", statistics(made))
+        reply.say(
+            f"{len(made.train)} training and {len(made.evaluation)} evaluation cases of {made.asked} records; "
+            f"{'nothing leaks' if made.clean else 'something leaks'}."
+        )
+        reply.line(str(out / "README.md"))
+        reply.document = {"out": str(out), "seed": seed, **statistics(made)}
+
+
+def _rephraser(how: str, name: str, kind: str) -> Rephraser | None:
+    from vlmend.build.rewording import Endpoint, LocalChat, Templates
+
+    if how == "none":
+        return None
+    if how == "templates":
+        return Templates(kind)
+    if how.startswith(("http://", "https://")):
+        return Endpoint(how, name)
+    if not Path(how).is_dir():
+        raise VlmendError(f"--rephrase takes templates, none, a folder or a URL, not '{how}'")
+    return LocalChat(how)
+
+
+def _pool(file: Path | None, *, skip_missing: bool) -> list[Example]:
+    return [] if file is None else [case.request for case in read_cases(file, skip_missing=skip_missing)]
+
+
+def _typed(
+    model: str, data: Path, out: Path, settings: dict[str, Any], text: Path | None, image: Path | None
+) -> Sequence[str]:
+    """The command, with what is not as it is of itself."""
+    (rephrase, name), (pictures, caption, score) = settings["rephrase"], settings["pictures"]
+    options: list[tuple[str, Any, Any]] = [
+        ("--kind", settings["kind"], "vqa"),
+        ("--draws", settings["draws"], 2),
+        ("--temperature", settings["temperature"], 0.7),
+        ("--n", settings["n"], None),
+        ("--rephrase", rephrase, "templates"),
+        ("--rephrase-model", name, "default"),
+        ("--pictures", pictures, None),
+        ("--caption", caption, None),
+        ("--score", score, None),
+        ("--text-locality", text, None),
+        ("--image-locality", image, None),
+        ("--train", settings["train"], 0.5),
+        ("--seed", settings["seed"], 0),
+        ("--max-new-tokens", settings["max_new_tokens"], 32),
+    ]
+    given = [word for option, value, usual in options if value != usual for word in (option, str(value))]
+    return ["vlmend", "build", model, str(data), "--out", str(out), *given]
