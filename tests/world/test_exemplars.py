@@ -8,17 +8,27 @@ from vlmend.world.exemplars import draw, write
 
 def test_drawn_by_seed():
     one, again, other = (list(draw(4, seed)) for seed in (3, 3, 4))
-    assert [image.tobytes() for image, _ in one] == [image.tobytes() for image, _ in again]
+    assert [image.tobytes() for image, _, _ in one] == [image.tobytes() for image, _, _ in again]
     assert one[0][0].tobytes() != other[0][0].tobytes()
-    asked = [[(example.question, example.answer) for example in examples] for _, examples in one]
-    assert asked == [[(example.question, example.answer) for example in examples] for _, examples in again]
+    asked = [[(example.question, example.answer) for example in examples] for _, examples, _ in one]
+    assert asked == [[(example.question, example.answer) for example in examples] for _, examples, _ in again]
     assert all(answer for some in asked for _, answer in some)
 
 
 def test_written_as_cases(tmp_path):
     cases = read(write(tmp_path, 3, 0))
     drawn = list(draw(3, 0))
-    assert [case.request.answer for case in cases] == [one.answer for _, some in drawn for one in some]
+    assert [case.request.answer for case in cases] == [one.answer for _, some, _ in drawn for one in some]
     assert len({case.id for case in cases}) == len(cases)
     assert {case.request.image for case in cases} == set((tmp_path / "images").iterdir())
     assert len({case.request.image for case in cases}) == 3
+
+
+def test_a_second_picture_of_the_same(tmp_path):
+    plain, twice = write(tmp_path / "one", 3, 0), write(tmp_path / "two", 3, 0, again=True)
+    for first, case in zip(read(plain), read(twice), strict=True):
+        assert (case.request.question, case.request.answer) == (first.request.question, first.request.answer)
+        (probe,) = case.probes_of("image_generality")
+        assert probe.example.question == case.request.question
+        assert probe.example.image.read_bytes() != case.request.image.read_bytes()
+        assert dict(case.notes)["shown"]

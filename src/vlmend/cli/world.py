@@ -195,14 +195,15 @@ def exemplars(
     out: OutOption = Path("runs/exemplars"),
     n: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1200,
     seed: SeedOption = 0,
+    again: Annotated[bool, typer.Option("--again", help="With a second picture of the same for each.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write pictures with questions and right answers, to be exemplars for the editor visual-exemplar."""
+    """Write pictures with questions and right answers: exemplars for visual-exemplar, or data for vlmend build."""
     with replying(as_json) as reply:
         from vlmend.world.exemplars import write
 
         with working("Drawing"):
-            path = write(out, n, seed)
+            path = write(out, n, seed, again=again)
         reply.line(str(path))
         reply.document = {"cases": str(path), "pictures": n, "seed": seed}
 

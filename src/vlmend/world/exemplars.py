@@ -10,8 +10,10 @@ from pathlib import Path
 from PIL import Image
 
 from vlmend.data.formats import plain
-from vlmend.data.records import EditCase, Example
+from vlmend.data.formats.notes import notes_of
+from vlmend.data.records import IMAGE_GENERALITY, EditCase, Example, Probe
 from vlmend.models.pictures import save_picture
+from vlmend.world.captions import caption
 from vlmend.world.entities import countries
 from vlmend.world.questions import ASKERS, ask
 from vlmend.world.render import Style, render
@@ -23,15 +25,15 @@ _QUESTIONS = 3  # a picture
 _MODES = ("natural", "counter", "uniform")
 
 
-def draw(count: int, seed: int) -> Iterator[tuple[Image.Image, list[Example]]]:
-    """Pictures, every second one of a flag, and up to three questions about each."""
+def draw(count: int, seed: int) -> Iterator[tuple[Image.Image, list[Example], Scene]]:
+    """Pictures, every second one of a flag, up to three questions about each, and what it is of."""
     rng = random.Random(f"exemplars/{seed}")
     for number in range(count):
         scene = _scene(rng, number)
         image = render(scene, Style(rng.getrandbits(32))).image()
         kinds = rng.sample(sorted(ASKERS), len(ASKERS))
         found = [question for kind in kinds if (question := ask(scene, kind, rng))][:_QUESTIONS]
-        yield image, [Example(question.put(rng), image, question.answer) for question in found]
+        yield image, [Example(question.put(rng), image, question.answer) for question in found], scene
 
 
 def _scene(rng: random.Random, number: int) -> Scene:
@@ -40,20 +42,32 @@ def _scene(rng: random.Random, number: int) -> Scene:
     return draw_scene(rng, rng.choice(_MODES))
 
 
-def write(out: Path, count: int, seed: int) -> Path:
+def write(out: Path, count: int, seed: int, *, again: bool = False) -> Path:
     """Write ``exemplars.jsonl``, cases without probes, and its pictures below ``out``; returns the file.
+
+    With ``again`` every case has a second picture, of the same drawn anew, and a note ``shown`` of what is in them.
 
     Raises:
         WriteError: one of them cannot be written.
     """
     path, folder = out / "exemplars.jsonl", out / "images"
     cases: list[EditCase] = []
-    for number, (image, examples) in enumerate(draw(count, seed)):
+    for number, (image, examples, scene) in enumerate(draw(count, seed)):
         file = folder / f"exemplar_{number:05d}.png"
         save_picture(image, file)
-        cases += [
+        some = [
             EditCase(f"exemplar-{number}-{place}", replace(example, image=file), source="world")
             for place, example in enumerate(examples)
         ]
+        if again:
+            style = Style(random.Random(f"exemplars/{seed}/{number}/again").getrandbits(32))
+            second = save_picture(render(scene, style).image(), folder / f"exemplar_{number:05d}_again.png")
+            some = [_with_second(case, second, caption(scene, "short")) for case in some]
+        cases += some
     plain.write(cases, path)
     return path
+
+
+def _with_second(case: EditCase, picture: Path, shown: str) -> EditCase:
+    probe = Probe(IMAGE_GENERALITY, replace(case.request, image=picture))
+    return replace(case, probes=(probe,), notes=notes_of({"shown": shown}))

@@ -1,0 +1,141 @@
+"""`vlmend build`: a benchmark out of one's own data, the same one after a kill, and clear complaints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vlmend
+from vlmend.data.formats import plain, read
+from vlmend.data.records import EditCase, Example
+from vlmend.world.exemplars import write
+
+FILES = ("README.md", "train.json", "train.jsonl", "eval.json", "eval.jsonl", "statistics.json")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of the demo world with questions, second pictures, and pools of what must stay."""
+    folder = tmp_path_factory.mktemp("data")
+    write(folder, 14, 5, again=True)
+    write(folder / "pool", 10, 6)
+    facts = [EditCase(f"f{n}", Example(f"what is the capital of place {n} ?", None, f"city {n}")) for n in range(9)]
+    plain.write(facts, folder / "facts.jsonl")
+    return folder
+
+
+def words(data: Path, out: Path) -> list[str]:
+    pools = ["--text-locality", data / "facts.jsonl", "--image-locality", data / "pool" / "exemplars.jsonl"]
+    return list(map(str, ["build", "demo", data / "exemplars.jsonl", "--out", out, *pools, "--draws", 1]))
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A benchmark whose building nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "bench"
+    subprocess.run([sys.executable, "-m", "vlmend", *words(data, out)], check=True, capture_output=True)
+    return out
+
+
+def test_it_is_what_the_model_gets_wrong_with_probes_and_without_leaks(whole: Path, data: Path) -> None:
+    found = json.loads((whole / "statistics.json").read_text())
+    assert found["clean"] is True
+    assert not any(leak["cases"] for role, leak in found["leaks"].items() if role != "edit question")
+    known = {case.request.question: case for case in read(data / "exemplars.jsonl")}
+    vlm = vlmend.load("demo")
+    cases = [case for side in ("train", "eval") for case in read(whole / f"{side}.jsonl")]
+    assert len(cases) == found["train"]["cases"] + found["eval"]["cases"] >= 2
+    lost = sum(found["dropped"]["asked"].values())
+    assert len(cases) + lost == found["asked"] == len(read(data / "exemplars.jsonl"))
+    for case in cases:
+        assert case.request.question in known
+        said = vlm.answer(case.request.image, case.request.question)
+        assert said == case.rejected != case.request.answer
+        for probe in case.probes_of("image_generality"):
+            assert vlm.answer(probe.example.image, probe.example.question) == case.rejected
+        kinds = [probe.kind for probe in case.probes]
+        assert {"text_generality", "text_locality", "image_locality"} <= set(kinds)
+
+
+def test_easyedits_json_is_read_and_card_says_how(whole: Path) -> None:
+    for side in ("train", "eval"):
+        records = json.loads((whole / f"{side}.json").read_text())
+        assert {"src", "pred", "rephrase", "alt", "image", "loc", "m_loc"} <= set(records[0])
+        own, published = read(whole / f"{side}.jsonl"), read(whole / f"{side}.json")
+        assert [case.request.question for case in own] == [case.request.question for case in published]
+    card = (whole / "README.md").read_text()
+    assert "Nothing leaks" in card
+    assert "vlmend build demo" in card
+    assert "answered rightly" in card
+
+
+@pytest.mark.parametrize(
+    "records", [pytest.param(1, marks=pytest.mark.slow), 35, pytest.param(44, marks=pytest.mark.slow)]
+)
+def test_killed_it_goes_on_to_the_same_files(whole: Path, data: Path, tmp_path: Path, records: int) -> None:
+    """Killed in the middle of a batch of answers, and while rewording and judging pictures."""
+    out = tmp_path / "bench"
+    log = out / "records.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vlmend", *words(data, out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    start = time.monotonic()
+    while (log.read_bytes().count(b"\n") if log.exists() else 0) < records and process.poll() is None:
+        assert time.monotonic() - start < 300
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    log.write_bytes(log.read_bytes() + b'{"step": "asked", "id": "half')
+    subprocess.run([sys.executable, "-m", "vlmend", *words(data, out)], check=True, capture_output=True)
+    for name in FILES:
+        mine, other = ((folder / name).read_text().replace(str(folder), "OUT") for folder in (out, whole))
+        assert mine == other, name
+
+
+def test_captions(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
+) -> None:
+    """A tiny random model captions nothing rightly; templates for captions stand in the question's place."""
+    args = ("build", tiny_folder(), cases_file, "--kind", "caption", "--draws", 0, "--out", tmp_path / "bench")
+    outcome = vlmend_cli(*args, "--train", 0, "--json", "--max-new-tokens", 4)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.document["eval"]["cases"] == 3
+    assert outcome.document["train"]["cases"] == 0
+    assert not (tmp_path / "bench" / "train.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (("--kind", "essay"), "kind of data"),
+        (("--caption", "nothing"), "note of the cases named 'nothing'"),
+        (("--rephrase", "nowhere"), "--rephrase takes templates, none, a folder or a URL"),
+        (("--text-locality", "nowhere.jsonl"), "nowhere.jsonl"),
+    ],
+)
+def test_mistakes(
+    vlmend_cli: Callable[..., Any],
+    tiny_folder: Callable[..., Path],
+    cases_file: Path,
+    tmp_path: Path,
+    more: tuple[str, str],
+    problem: str,
+) -> None:
+    out = tmp_path / "bench"
+    assert vlmend_cli("build", tiny_folder(), cases_file, "--out", out, *more).is_a_users_mistake(problem)
+    assert not out.exists()
+
+
+def test_a_record_without_a_picture(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain.write([EditCase("a", Example("who ?", None, "me"))], tmp_path / "data.jsonl")
+    outcome = vlmend_cli("build", tiny_folder(), tmp_path / "data.jsonl", "--out", tmp_path / "bench")
+    assert outcome.is_a_users_mistake("record 'a' has no picture")
