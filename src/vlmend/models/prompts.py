@@ -52,6 +52,19 @@ class Prompter:
             return self._plain(question, pictures)
         return self._render(question, pictures, None)
 
+    def placed(self, question: str, pictures: int) -> str:
+        """The question with its pictures' places written into it, so that words can stand before them.
+
+        Raises:
+            PromptError: the model has its picture before all words.
+        """
+        if pictures and MARKER not in question:
+            if not self.traits.mark and self._template is not self._processor:
+                raise PromptError("this model takes its picture before all words: no text can stand before that")
+            gap = "" if self._template is self._processor else self.traits.gap
+            return (MARKER + gap) * pictures + question
+        return question
+
     def continuation(self, question: str, pictures: int, answer: str) -> tuple[str, str]:
         """What follows the prompt when the model gives ``answer``: up to its last word, and what closes the turn."""
         if self._template is not None:

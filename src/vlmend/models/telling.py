@@ -1,4 +1,4 @@
-"""Rows with texts that operations put before their questions.
+"""Rows with texts that operations put before their questions, or in front of all.
 
 A row is prepared again as the example that has the text written into its question, and keeps its own target; it is
 another row, so that nothing kept of the row without the text is taken for it. Where the encoder does not read the
@@ -43,41 +43,46 @@ class Teller:
             PromptError: a text cannot stand in this model's prompt.
         """
         rows = tuple(
-            self._with(row, self._text(row, plan, prepared), prepared.told)
+            self._with(row, self._texts(row, plan, prepared), prepared.told)
             for row, plan in zip(prepared.rows, plans, strict=True)
         )
         if all(map(_same, rows, prepared.rows)):
             return prepared
         return replace(prepared, rows=rows, pictures=prepared.told.pictures | prepared.pictures)
 
-    def _text(self, row: Row, plan: Plan, prepared: Prepared) -> str:
+    def _texts(self, row: Row, plan: Plan, prepared: Prepared) -> tuple[str, str]:
+        """What stands in front of all, and before the question."""
         if plan.answer is not None:  # the model is not asked
-            return row.before
-        told = [(op.lead, op.told(partial(self.key, row, prepared))) for op in plan.prompts]
-        leads = [lead for lead, text in told if text and lead]
-        return "".join([text for _, text in told] + leads[-1:])
+            return row.opening, row.before
+        told = [(op.lead, *op.told(partial(self.key, row, prepared))) for op in plan.prompts]
+        leads = [lead for lead, _, text in told if text and lead]
+        return "".join(opening for _, opening, _ in told), "".join([text for *_, text in told] + leads[-1:])
 
-    def _with(self, row: Row, text: str, known: Told) -> Row:
-        if row.before == text:
+    def _with(self, row: Row, texts: tuple[str, str], known: Told) -> Row:
+        if (row.opening, row.before) == texts:
             return row
-        if (id(row), text) not in known.rows:
+        if (id(row), texts) not in known.rows:
             plain = row.plain or row
-            made = replace(self._prompt(plain, text, known), plain=plain) if text else plain
+            made = replace(self._prompt(plain, texts, known), plain=plain) if any(texts) else plain
             made = replace(made, target_N=row.target_N, answer_length=row.answer_length)
-            known.rows[id(row), text] = (row, made)
-        return known.rows[id(row), text][1]
+            known.rows[id(row), texts] = (row, made)
+        return known.rows[id(row), texts][1]
 
-    def _prompt(self, plain: Row, text: str, known: Told) -> Row:
-        """A row with the text, whatever its target; prepared once for all rows that are the same example."""
+    def _prompt(self, plain: Row, texts: tuple[str, str], known: Told) -> Row:
+        """A row with the texts, whatever its target; prepared once for all rows that are the same example."""
         asked = plain.asked
         assert asked is not None, "rows are made of examples"
-        if (id(asked), text) not in known.prompts:
-            row, inputs = self._preparer.row(Question(put_before(text, asked.question), asked.image))
-            row = replace(row, question=plain.question, asked=asked, before=text)
-            known.prompts[id(asked), text] = (asked, row)
+        if (id(asked), texts) not in known.prompts:
+            opening, text = texts
+            question = self._preparer.placed(asked.question, len(plain.pictures)) if opening else asked.question
+            question = opening + put_before(text, question)
+            row, inputs = self._preparer.row(Question(question, asked.image))
+            row = replace(row, question=plain.question, asked=asked, before=text, opening=opening)
+            row = replace(row, opened=self._preparer.opened(row, opening) if opening else 0)
+            known.prompts[id(asked), texts] = (asked, row)
             if row.picture is not None:
                 known.pictures.setdefault(row.picture, inputs)
-        return known.prompts[id(asked), text][1]
+        return known.prompts[id(asked), texts][1]
 
     def key(self, row: Row, prepared: Prepared) -> Tensor:
         """What a row is compared by, in float32 on the CPU, [2, D]: the mean embedding of its question's tokens and
