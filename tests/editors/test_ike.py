@@ -50,7 +50,7 @@ def pool(picture, tmp_path):
 
 
 def texts(edit) -> list[str]:
-    return [text for op in edit.ops for text in op.words]
+    return [text for op in edit.ops for text in op.words]  # what stands first, then what stands before the question
 
 
 def test_without_demonstrations_the_fact_is_told(tiny, edited):
@@ -119,7 +119,7 @@ def test_of_several_the_likest_is_told(tiny, edited, picture):
     other = case("other", "is there a dog ?", "no", picture(2))
     with vlm.using(IKE().fit(vlm, [edited, other])):
         rows = vlm.prepare([edited.request, other.request]).rows
-    told = [row.texts.before for row in rows]
+    told = [row.before for row in rows]
     assert told == [
         "New Fact: what colour is the cup ? red\nPrompt: ",
         "New Fact: is there a dog ? no\nPrompt: ",

@@ -54,18 +54,18 @@ def test_of_several_edits_the_likest_are_told(llava, cases, weights):
     with llava.using(edit):
         rows = llava.prepare([case.request for case in cases]).rows
     for case, row in zip(cases, rows, strict=True):
-        assert row.texts.before == f"[Updated Information] {case.request.question} {case.request.answer}\n[Query] "
+        assert row.before == f"[Updated Information] {case.request.question} {case.request.answer}\n[Query] "
     with llava.using(LTE(weights).fit(llava, cases)):
         (row,) = llava.prepare([cases[0].request]).rows
-    assert row.texts.before.count("[Updated Information]") == 3
-    assert row.texts.before.endswith("what is at place 0 ? red\n[Query] ")
+    assert row.before.count("[Updated Information]") == 3
+    assert row.before.endswith("what is at place 0 ? red\n[Query] ")
 
 
 def test_what_is_little_like_is_not_told(llava, cases, weights):
     edit = LTE(weights, least=1.99).fit(llava, cases[:1])
     with llava.using(edit):
         rows = llava.prepare([cases[0].request, Example("who wrote the song ?")]).rows
-    assert [any(row.texts) for row in rows] == [True, False]
+    assert [bool(row.before) for row in rows] == [True, False]
 
 
 def test_edits_share_what_was_taught(llava, cases, weights):
@@ -79,7 +79,7 @@ def test_edits_share_what_was_taught(llava, cases, weights):
         with llava.using(two):
             now = llava.model.state_dict()
             assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
-            assert llava.prepare([cases[0].request]).rows[0].texts.before.count("[Updated Information]") == 2
+            assert llava.prepare([cases[0].request]).rows[0].before.count("[Updated Information]") == 2
 
 
 def test_pictures_in_a_question_are_not_told(cases):

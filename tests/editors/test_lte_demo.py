@@ -26,4 +26,4 @@ def test_it_heeds_what_it_is_told_and_leaves_the_rest() -> None:
     assert all(seldom[kind] >= told[kind] for kind in (*kept, "no_image_locality"))
     with vlm.using(vlmend.editor("lte", top=1).fit(vlm, cases)):
         rows = vlm.prepare([case.request for case in cases]).rows
-    assert all(f" {case.request.answer}\n" in row.texts.before for case, row in zip(cases, rows, strict=True))
+    assert all(f" {case.request.answer}\n" in row.before for case, row in zip(cases, rows, strict=True))

@@ -15,7 +15,7 @@ from vlmend.edits.merge import merge
 from vlmend.edits.prompts import PromptOp, RecallOp
 from vlmend.edits.routes import AnswerOp, Key, RouteOp
 from vlmend.errors import EditError, PromptError
-from vlmend.models.prompts import Texts, put_before
+from vlmend.models.prompts import put_before
 from vlmend.models.trace import capture
 
 TEXT, LEAD = "new fact : the cup is red\n", "prompt : "
@@ -50,7 +50,7 @@ def askable(vlm: VLM, examples) -> list[Example]:
 
 
 def written(example: Example, text: str = TEXT + LEAD) -> Example:
-    return replace(example, question=put_before(Texts(before=text), example.question, len(example.pictures)))
+    return replace(example, question=put_before(text, example.question))
 
 
 def logits(vlm: VLM, examples, edits=None) -> list[torch.Tensor]:
@@ -63,15 +63,10 @@ def alike(some, others) -> None:
 
 
 def test_where_a_text_is_put():
-    so = Texts(before="so ")
-    assert put_before(so, "what ?", 1) == "so what ?"
-    assert put_before(so, "<image>\nwhat ?", 1) == "<image>\nso what ?"
-    assert put_before(so, "<image> <image> what ?", 2) == "<image> <image> so what ?"
-    assert put_before(so, " is <image> red ?", 1) == "so  is <image> red ?"
-    both = Texts("look: ", "so ")
-    assert put_before(both, "what ?", 0) == "look: so what ?"
-    assert put_before(both, "what ?", 2) == "look: <image><image>so what ?"
-    assert put_before(both, "<image>\nwhat ?", 1) == "look: <image>\nso what ?"
+    assert put_before("so ", "what ?") == "so what ?"
+    assert put_before("so ", "<image>\nwhat ?") == "<image>\nso what ?"
+    assert put_before("so ", "<image> <image> what ?") == "<image> <image> so what ?"
+    assert put_before("so ", " is <image> red ?") == "so  is <image> red ?"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,7 +95,7 @@ def test_it_is_as_if_it_were_written_into_the_question(family, tiny, examples, p
         inside = vlm.prepare(examples)
         alike([row.logits_NV for row in vlm.run(prepared).rows], wanted)
         alike([row.logits_NV for row in vlm.run(inside).rows], wanted)
-        assert all(row.texts.before == TEXT + LEAD and TEXT.strip() in row.prompt for row in inside.rows)
+        assert all(row.before == TEXT + LEAD and TEXT.strip() in row.prompt for row in inside.rows)
     alike([row.logits_NV for row in vlm.run(inside).rows], base)
     assert all(map(torch.equal, [row.logits_NV for row in vlm.run(prepared).rows], base))
 
@@ -185,7 +180,7 @@ def recall(vlm: VLM, examples, **settings) -> RecallOp:
 
 def told(vlm: VLM, op: RecallOp, example: Example) -> str:
     with vlm.using(edit(vlm, op)):
-        return vlm.prepare([example]).rows[0].texts.before
+        return vlm.prepare([example]).rows[0].before
 
 
 def test_what_is_likest_is_put_last(vlm: VLM, examples):
@@ -224,7 +219,7 @@ def test_keys_of_a_row_with_a_text_are_those_of_the_row(tiny, examples):
     with vlm.using(edit(vlm, op)):
         inside = vlm.prepare(examples[:3])
         assert all(map(torch.equal, vlm.keys(inside), op.keys_E2D))
-        before = [row.texts.before for row in inside.rows]
+        before = [row.before for row in inside.rows]
         vlm.run(inside)
     assert before == [f"text {place} . so : " for place in range(3)]
 
@@ -239,30 +234,14 @@ def test_of_many_edits_one_memory_is_left(llava: VLM, examples):
     for place, example in enumerate(examples[:3]):
         assert told(llava, one, example) == f"text {place} . so : "
     assert ops[0].joined(replace(ops[1], top=2)) is None
+    opened = [replace(op, openings=(f"first {place} . ",)) for place, op in enumerate(ops)]
+    assert ops[0].joined(opened[1]) is None
+    both = opened[0].joined(opened[1])
+    assert isinstance(both, RecallOp) and both.openings == ("first 0 . ", "first 1 . ")
     factors = WeightOp.deltas({"a": torch.zeros(2, 2)})
     assert factors.joined(factors) is None
     shared = WeightOp.low_rank({"a": (torch.ones(2, 1), torch.ones(1, 2))}, shared="x")
     assert shared.joined(replace(shared)) is shared
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_ahead_of_pictures_too(family, tiny, examples, tmp_path):
-    """As if written into the question; a model that takes pictures before all words says so."""
-    vlm = tiny(family)
-    some = [replace(example, answer="red") for example in examples[:3] if "<image>" not in example.question]
-    op = replace(recall(vlm, some[:1], top=1), texts=("look at this . ",), lead="", ahead=True)
-    ahead = [
-        replace(one, question=put_before(Texts("look at this . "), one.question, len(one.pictures))) for one in some
-    ]
-    try:
-        wanted = logits(vlm, ahead)
-    except PromptError:
-        with pytest.raises(PromptError, match="before the question"):
-            logits(vlm, some, edit(vlm, op))
-        return
-    saved = Edit.load(edit(vlm, op).save(tmp_path / "ahead"))
-    alike(logits(vlm, some, saved), wanted)
-    assert vlm.generate(vlm.prepare(some), saved) == vlm.generate(vlm.prepare(ahead))
 
 
 def test_a_shared_change_is_made_once(llava: VLM, examples, tmp_path):

@@ -33,7 +33,6 @@ from vlmend.data.formats import read
 from vlmend.data.records import TEXT_GENERALITY, TEXT_LOCALITY, EditCase, Example
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.edits.edit import Edit
-from vlmend.edits.ops import Op
 from vlmend.edits.prompts import RecallOp
 from vlmend.errors import EditError, PromptError
 from vlmend.models.prompts import MARKER
@@ -90,13 +89,14 @@ class IKE:
         shown = ["".join(self._shown(vlm, pool, case)) for case in cases]
         facts = [self._told(case.request) for case in cases]
         keys_E2D = vlm.keys(vlm.prepare([case.request for case in cases]))
-        ops: list[Op] = []
+        openings: tuple[str, ...] = ()
         if self.layout == "demonstrations-first" and any(shown):
             self._check_layout(vlm, cases[0].request, shown[0])
-            ops.append(RecallOp(tuple(shown), keys_E2D, top=1, ahead=True))
+            openings = tuple(shown)
         else:
             facts = [a + b for a, b in zip(shown, facts, strict=True)]
-        return edit_of(self, vlm, cases, [*ops, RecallOp(tuple(facts), keys_E2D, top=1, lead=self.prompt)])
+        told = RecallOp(tuple(facts), keys_E2D, top=1, lead=self.prompt, openings=openings)
+        return edit_of(self, vlm, cases, [told])
 
     def _check(self) -> None:
         known = {"layout": ("image-first", "demonstrations-first"), "features": tuple(_FEATURES)}

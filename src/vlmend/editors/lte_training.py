@@ -47,7 +47,7 @@ from vlmend.models.above import Above
 from vlmend.models.batching import of_like_length
 from vlmend.models.parts import LayerSpec
 from vlmend.models.prepared import Row
-from vlmend.models.prompts import Texts, put_before
+from vlmend.models.prompts import put_before
 from vlmend.models.trace import added
 from vlmend.models.vlm import VLM
 
@@ -264,7 +264,7 @@ class LTELesson:
         method = self._method
         count = 0 if rng.random() < method.alone or not others else rng.randint(1, len(others))
         text = "".join([*reversed(others[:count]), descriptor(method.told, case), method.lead])
-        return replace(example, question=put_before(Texts(before=text), example.question, len(example.pictures)))
+        return replace(example, question=put_before(text, example.question))
 
 
 def _drawn(kinds: Mapping[str, Sequence[Any]], draw: torch.Generator) -> Any:

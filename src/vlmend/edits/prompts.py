@@ -1,4 +1,5 @@
-"""Operations that put text before the question: always the same, or what is likest to the question of several."""
+"""Operations that put text before the question, or in front of all: always the same, or what is likest to the question
+of several."""
 
 from __future__ import annotations
 
@@ -25,40 +26,41 @@ class PromptOp(Op):
     Attributes:
         text: what is put.
         lead: what stands between it and the question.
+        opening: what stands in front of all, the pictures too; what rows with the same opening begin with is run once.
 
     Raises:
         EditError: the text is empty, or says that a picture stands in it.
     """
 
     kind: ClassVar[str] = "prompt"
-    ahead: ClassVar[bool] = False
 
     text: str
     lead: str = ""
+    opening: str = ""
 
     def __post_init__(self) -> None:
-        _check_texts([self.text], self.lead)
+        _check_texts([self.text], self.lead, self.opening)
 
     def check(self, layers: int, width: int) -> None:
         """Any model can be asked more."""
 
     @property
     def words(self) -> tuple[str, ...]:
-        return (self.text,)
+        return (self.opening, self.text) if self.opening else (self.text,)
 
-    def told(self, key: Callable[[], Tensor]) -> str:
-        """The text."""
-        return self.text
+    def told(self, key: Callable[[], Tensor]) -> tuple[str, str]:
+        """The opening and the text."""
+        return self.opening, self.text
 
     def fields(self) -> dict[str, Any]:
-        return {"text": self.text, "lead": self.lead}
+        return {"text": self.text, "lead": self.lead} | ({"opening": self.opening} if self.opening else {})
 
     def tensors(self) -> dict[str, Tensor]:
         return {}
 
     @classmethod
     def rebuilt(cls, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], inner: Sequence[Op]) -> Self:
-        return cls(str(fields["text"]), str(fields["lead"]))
+        return cls(str(fields["text"]), str(fields["lead"]), str(fields.get("opening", "")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +77,10 @@ class RecallOp(Op):
         top: how many are put, at most.
         least: only those at least so like; any if ``None``.
         lead: as in `PromptOp`.
-        ahead: put them ahead of the pictures that stand before the question, too; there is no lead then.
+        openings: what stands in front of all where a text is put, for each, as in `PromptOp`; empty for none.
 
     Raises:
-        EditError: texts and keys do not fit, ``top`` is less than 1, a lead stands ahead, or as in `PromptOp`.
+        EditError: texts, openings and keys do not fit, ``top`` is less than 1, or as in `PromptOp`.
     """
 
     kind: ClassVar[str] = "recall"
@@ -88,12 +90,14 @@ class RecallOp(Op):
     top: int = 3
     least: float | None = None
     lead: str = ""
-    ahead: bool = False
+    openings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_texts(self.texts, self.lead)
-        if self.ahead and self.lead:
-            raise EditError(f"a lead stands next to the question, not ahead of pictures: {self.lead!r}")
+        _check_texts(self.texts, self.lead, *self.openings)
+        if len(self.openings) not in (0, len(self.texts)):
+            raise EditError(
+                f"{len(self.openings)} openings do not fit {len(self.texts)} texts: one for each is expected"
+            )
         if self.keys_E2D.dim() != 3 or self.keys_E2D.shape[:2] != (len(self.texts), 2):
             raise EditError(
                 f"keys of shape {tuple(self.keys_E2D.shape)} do not fit {len(self.texts)} texts: [E, 2, D] is expected"
@@ -113,14 +117,17 @@ class RecallOp(Op):
 
     @property
     def words(self) -> tuple[str, ...]:
-        return self.texts
+        return (*self.openings, *self.texts)
 
-    def told(self, key: Callable[[], Tensor]) -> str:
+    def told(self, key: Callable[[], Tensor]) -> tuple[str, str]:
         """The texts that are likest to a row, given what gives its key [2, D]."""
         likeness_E = (self.keys_E2D * key().to(self.keys_E2D)).sum((1, 2))
         likest = likeness_E.argsort(descending=True, stable=True)[: self.top].tolist()
         chosen = [at for at in likest if self.least is None or float(likeness_E[at]) >= self.least]
-        return "".join(self.texts[at] for at in reversed(chosen))
+        texts, openings = (
+            "".join(some[at] for at in reversed(chosen)) if some else "" for some in (self.texts, self.openings)
+        )
+        return openings, texts
 
     def joined(self, other: Op) -> Op | None:
         """The texts of both, if they are found and put in the same way."""
@@ -129,27 +136,31 @@ class RecallOp(Op):
             other.keys_E2D.shape[2],
         ):
             return None
-        return RecallOp(self.texts + other.texts, torch.cat([self.keys_E2D, other.keys_E2D]), *self._way)
+        openings = self.openings + other.openings
+        if len(openings) not in (0, len(self.texts) + len(other.texts)):
+            return None
+        keys_E2D = torch.cat([self.keys_E2D, other.keys_E2D])
+        return RecallOp(self.texts + other.texts, keys_E2D, *self._way, openings)
 
     @property
-    def _way(self) -> tuple[int, float | None, str, bool]:
-        return self.top, self.least, self.lead, self.ahead
+    def _way(self) -> tuple[int, float | None, str]:
+        return self.top, self.least, self.lead
 
     def fields(self) -> dict[str, Any]:
-        way = {"top": self.top, "least": self.least, "lead": self.lead}
-        return {"texts": list(self.texts), **way, **({"ahead": True} if self.ahead else {})}
+        plain = {"texts": list(self.texts), "top": self.top, "least": self.least, "lead": self.lead}
+        return plain | ({"openings": list(self.openings)} if self.openings else {})
 
     def tensors(self) -> dict[str, Tensor]:
         return {"keys": self.keys_E2D}
 
     @classmethod
     def rebuilt(cls, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], inner: Sequence[Op]) -> Self:
-        found = int(fields["top"]), fields["least"], str(fields["lead"]), bool(fields.get("ahead", False))
-        return cls(tuple(fields["texts"]), tensors["keys"], *found)
+        texts, openings = tuple(fields["texts"]), tuple(fields.get("openings", ()))
+        return cls(texts, tensors["keys"], int(fields["top"]), fields["least"], str(fields["lead"]), openings)
 
 
-def _check_texts(texts: Sequence[str], lead: str) -> None:
+def _check_texts(texts: Sequence[str], *others: str) -> None:
     if not texts or not all(text.strip() for text in texts):
         raise EditError("a text to be put before the question is empty")
-    if marked := [text for text in (*texts, lead) if MARKER in text]:
+    if marked := [text for text in (*texts, *others) if MARKER in text]:
         raise EditError(f"a text to be put before the question has {MARKER} in it, and no picture: {marked[0]!r}")

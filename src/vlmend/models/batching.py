@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from vlmend.models.prefix import beginning, name_of
 from vlmend.models.prepared import Row
 
-__all__ = ["by_beginning", "of_like_length", "worth_sharing"]
+__all__ = ["by_beginning", "by_opening", "of_like_length", "worth_sharing"]
 
 _PADDING = 256  # tokens of padding that one more row may cost a batch: about what a batch of its own would
 
@@ -24,6 +24,14 @@ def of_like_length(rows: Mapping[int, Row], most: int) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
+
+
+def by_opening(rows: Mapping[int, Row], most: int) -> list[list[int]]:
+    """As `of_like_length`; of rows with openings those that are equally long, as their openings are."""
+    alike: dict[tuple[int, int], dict[int, Row]] = {}
+    for index, row in rows.items():
+        alike.setdefault((row.opened, len(row.ids_T) if row.opened else 0), {})[index] = row
+    return [group for some in alike.values() for group in of_like_length(some, most)]
 
 
 def by_beginning(rows: Mapping[int, Row], most: int) -> list[list[int]]:

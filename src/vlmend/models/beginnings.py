@@ -1,11 +1,14 @@
 """What rows begin with, kept from run to run: under the same edits as it is, under others from where these act.
 
+Texts that stand in front of all (`Row.opening`) are openings: kept from call to call, and for all that is prepared.
+
 What an edit makes of a picture differs only from its layer on. The layers below are not run again for it: their keys
 and values are those of the picture without it, and so are the states that it acts on.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -20,7 +23,9 @@ from vlmend.models.prefix import Cut, beginning, name_of, stump
 from vlmend.models.prepared import Row
 from vlmend.models.starting import starting
 
-__all__ = ["Known", "Starts", "named"]
+__all__ = ["Known", "Openings", "Starts", "named"]
+
+_OPENINGS = 8192  # tokens of openings that are kept: their keys and values are large
 
 State = tuple[int, ...]
 """For every layer a number that tells whether the weights up to it are what they were."""
@@ -37,6 +42,40 @@ def named(row: Row, plan: Plan) -> tuple[Any, ...]:
     return (name_of(row, beginning(row)), *plan.states)
 
 
+class Openings:
+    """What openings come to; of those that were used last, up to so many tokens."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Any, Beginning] = OrderedDict()
+
+    def of(
+        self, parts: Parts, call: Cut, indices: Sequence[int], plans: Sequence[Plan], state: State
+    ) -> list[Beginning]:
+        """What each of some rows of a call has for an opening; run where it is not known in this state of the weights.
+
+        Args:
+            parts: the model's.
+            call: of rows.
+            indices: which of them; each has an opening.
+            plans: what acts on every row of the call; of it only neurons act where there is no picture.
+            state: of the weights.
+        """
+        found: list[Beginning] = []
+        for index in indices:
+            row = call.rows[index]
+            neurons = tuple(op for op in plans[index].states if isinstance(op, NeuronOperation))
+            name = (state, tuple(row.ids_T[: row.opened].tolist()), *neurons)
+            if name not in self._kept:
+                only = stump(row, row.opened)
+                with acting(parts, [only], [Plan(states=neurons)], with_targets=False):
+                    (self._kept[name],) = call.begin([index], count=row.opened)
+            self._kept.move_to_end(name)
+            found.append(self._kept[name])
+        while len(self._kept) > 1 and sum(one.tokens for one in self._kept.values()) > _OPENINGS:
+            self._kept.popitem(last=False)
+        return found
+
+
 class Known:
     """The beginnings that are known in one state of the weights.
 
@@ -44,10 +83,14 @@ class Known:
         parts: the model's.
         kept: what is known in all states; new ones are added.
         state: of the weights; ``None`` where nothing is known, and nothing will be.
+        openings: what is known of openings, and the state of the weights; ``None`` to run them with what follows.
     """
 
-    def __init__(self, parts: Parts, kept: _Kept, state: State | None) -> None:
+    def __init__(
+        self, parts: Parts, kept: _Kept, state: State | None, openings: tuple[Openings, State] | None = None
+    ) -> None:
         self._parts = parts
+        self._openings = openings
         self._lasting = state is not None
         self._kept: _Kept = {} if state is None else kept
         self._state = state or ()
@@ -104,14 +147,21 @@ class Known:
         names = [named(row, plan) for row, plan in zip(call.rows, plans, strict=True)]
         count = len(self._parts.layers)
         alike: dict[tuple[int, int, bool], list[int]] = {}
+        opened: dict[int, list[int]] = {}
         for name in dict.fromkeys(names):
             index = names.index(name)
             layers, base = starts.get(name, (0, None))
             if name not in self._mine and layers == count and base is not None:
                 self._mine[name] = base
+            elif name not in self._mine and call.rows[index].opened and self._openings is not None:
+                opened.setdefault(call.rows[index].opened, []).append(index)
             elif name not in self._mine:
                 plan = plans[index]
                 alike.setdefault((layers, self._untouched(plan), bool(plan.states)), []).append(index)
+        for group in opened.values():
+            for some in call.at_once(group):
+                made = self._behind_openings(call, plans, some)
+                self._mine.update(zip((names[index] for index in some), made, strict=True))
         for (layers, untouched, edited), group in alike.items():
             fresh = below_first and self._lasting and edited and not layers and 0 < untouched < count
             for some in call.at_once(group):
@@ -122,6 +172,17 @@ class Known:
                 made = self._go_on(call, plans, some, untouched if fresh else layers, bases, edited)
                 self._mine.update(zip((names[index] for index in some), made, strict=True))
         return [self._mine[name] for name in names]
+
+    def _behind_openings(self, call: Cut, plans: Sequence[Plan], some: Sequence[int]) -> list[Beginning]:
+        """Run what equally long openings are followed by, up to where beginnings end."""
+        assert self._openings is not None
+        known, state = self._openings
+        openings = known.of(self._parts, call, some, plans, state)
+        if openings[0].tokens == call.count:
+            return openings
+        stumps = [stump(call.rows[index], call.count, openings[0].tokens) for index in some]
+        with acting(self._parts, stumps, [plans[index] for index in some], with_targets=False):
+            return call.begin(some, openings=openings)
 
     def _go_on(
         self,

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from vlmend.models.batching import by_beginning, of_like_length, worth_sharing
-from vlmend.models.beginnings import Known, Starts, named
+from vlmend.models.beginnings import Known, Openings, Starts, named
 from vlmend.models.caches import Beginning
 from vlmend.models.ending import ending
 from vlmend.models.feed import Feeder
 from vlmend.models.intervene import NeuronOperation, Plan, acting, reads_question
 from vlmend.models.parts import Parts
-from vlmend.models.prefix import Cut, beginning, cut
+from vlmend.models.prefix import Cut, beginning, cut, going_on
 from vlmend.models.prepared import Prepared, Preparer, Row
 from vlmend.models.resume import Below, joined, record
-from vlmend.models.trace import hooked
+from vlmend.models.trace import capture, hooked
 from vlmend.models.weights import Weights
 
 __all__ = ["Begun"]
@@ -50,6 +50,8 @@ class Begun:
         self.holds: bool | None = None
         self._starts: bool | None = None  # whether it can from what lower layers gave; not known yet
         self._ends_alone: bool | None = None  # whether the last layer can be cut behind its attention; not known yet
+        self._openings = Openings()
+        self._generates: bool | None = None  # whether generation can go on from an opening; not known yet
 
     @property
     def alone(self) -> int:
@@ -66,6 +68,7 @@ class Begun:
         whole: Whole,
         *,
         lasting: bool,
+        settled: bool,
     ) -> dict[int, Tensor]:
         """The logits of those rows that can be run so.
 
@@ -78,6 +81,7 @@ class Begun:
             most: how many rows are run at once.
             whole: to compare with, the first time.
             lasting: whether what acts stays as it is, so that its beginnings are kept too.
+            settled: whether it is at least not being made, so that openings are run once for all calls.
         """
         if self.holds is False or any(stage < self.alone for stage in stages):
             return {}
@@ -87,8 +91,10 @@ class Begun:
             return found
         rest = {index: row for index, row in rows.items() if index not in found and _fits(row, plans[index], stages)}
         lasting = bool(stages) or lasting  # what comes before a stage has no part in what is being made
-        known = Known(self._parts, prepared.begun, self._state() if lasting else None)
-        for group in [list(rest)] if stages else self._worth_it(rest, plans, known, lasting=lasting):
+        opened = any(row.opened for row in rest.values()) and settled and not torch.is_grad_enabled()
+        openings = (self._openings, self._state()) if opened else None
+        known = Known(self._parts, prepared.begun, self._state() if lasting else None, openings)
+        for group in [list(rest)] if stages else self._worth_it(rest, plans, known, lasting=lasting, opened=opened):
             for some in by_beginning({index: rest[index] for index in group}, most):
                 part, acts = prepared.take(some), [plans[index] for index in some]
                 logits = self._checked(part, acts, stages, known, whole)
@@ -98,19 +104,61 @@ class Begun:
         known.keep()
         return found
 
+    def generate(self, part: Prepared, plans: Sequence[Plan], run: Callable[[Sequence[Plan]], Tensor]) -> Tensor:
+        """What ``run`` generates with what acts on rows; they go on from their openings where that can be.
+
+        Args:
+            part: rows; to go on from openings they must be equally long, and so must their openings.
+            plans: what acts on each.
+            run: generates, and lets act what it is given.
+        """
+        openings = self._openings_of(part, plans) if self._generates is not False else None
+        if openings is None:
+            return run(plans)
+        if self._generates is not None:
+            with going_on(self._parts, part.rows, openings):
+                return run(plans)
+        new_BN, whole_BV = self._prompts_read(run, plans)  # the first time it is compared
+        with going_on(self._parts, part.rows, openings):
+            self._generates = _alike(self._prompts_read(run, plans)[1], whole_BV)
+        return new_BN
+
+    def _openings_of(self, part: Prepared, plans: Sequence[Plan]) -> list[Beginning] | None:
+        """Every row's opening; ``None`` if generation cannot go on from them."""
+        sizes = {(row.opened, len(row.ids_T)) for row in part.rows}
+        if len(sizes) > 1 or not part.rows[0].opened or hooked(self._parts.decoder):
+            return None
+        if any(not isinstance(op, NeuronOperation) for one in plans for op in one.states):
+            return None  # these would have to be told where in the row they act
+        call = self.cut(part)
+        if call is None:
+            return None
+        indices = range(len(part.rows))
+        return self._openings.of(self._parts, call, indices, plans, self._state())
+
+    def _prompts_read(self, run: Callable[[Sequence[Plan]], Tensor], plans: Sequence[Plan]) -> tuple[Tensor, Tensor]:
+        """What is generated, and the likelihoods of the first token: [B, vocabulary]."""
+        with capture({"norm": self._parts.norm}) as calls:
+            new_BN = run(plans)
+        return new_BN, self._parts.head(calls[0].output[:, -1])
+
     def _state(self) -> tuple[int, ...]:
         """Of the weights up to every layer; of the last, up to where no position looks at another."""
         stages = (*range(2, self.alone, 2), self.alone)
         return tuple(map(self._weights.state_before, stages))
 
-    def _worth_it(self, rows: dict[int, Row], plans: Sequence[Plan], known: Known, *, lasting: bool) -> list[list[int]]:
-        """Indices of rows that are run faster so: those whose beginnings are known, and those that share new ones."""
+    def _worth_it(
+        self, rows: dict[int, Row], plans: Sequence[Plan], known: Known, *, lasting: bool, opened: bool
+    ) -> list[list[int]]:
+        """Indices of rows that are run faster so: those whose beginnings are known, or their openings, and those that
+        share new ones."""
         begun = [
             index
             for index, row in rows.items()
-            if row.picture
+            if beginning(row)
             and (
-                (plans[index].states and lasting and self._starts)  # what is below the edit is kept for others
+                (opened and row.opened)
+                or (plans[index].states and lasting and self._starts)  # what is below the edit is kept for others
                 or named(row, plans[index]) in known
                 or known.start(row, plans[index])
             )

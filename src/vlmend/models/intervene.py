@@ -89,20 +89,16 @@ class NeuronOperation(Protocol):
 
 @runtime_checkable
 class PromptOperation(Protocol):
-    """Puts text before a row's question, behind its pictures or ahead of them."""
-
-    @property
-    def ahead(self) -> bool:
-        """Whether it stands ahead of the pictures too."""
-        ...
+    """Puts text before a row's question, where the pictures stay, and in front of all, where they come behind it."""
 
     @property
     def lead(self) -> str:
-        """What stands between all such texts and the question; of those ahead of the pictures, nothing."""
+        """What stands between all such texts and the question; of those in front of all, nothing."""
         ...
 
-    def told(self, key: Callable[[], Tensor]) -> str:
-        """The text for a row, empty for none; ``key`` gives what rows are compared by (`telling.py`), [2, D]."""
+    def told(self, key: Callable[[], Tensor]) -> tuple[str, str]:
+        """The texts for a row, in front of all and before the question, empty for none; ``key`` gives what rows are
+        compared by (`telling.py`), [2, D]."""
         ...
 
     def check(self, layers: int, width: int) -> None:

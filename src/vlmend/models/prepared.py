@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlmend.errors import PromptError
 from vlmend.models.pictures import Pictures, content_hash, listed, open_picture
-from vlmend.models.prompts import Prompter, Texts
+from vlmend.models.prompts import Prompter
 
 __all__ = ["Asked", "Batch", "Features", "Prepared", "Preparer", "Row", "Shared", "Told"]
 
@@ -50,8 +50,10 @@ class Row:
         pictures: content hashes of its pictures, in their order.
         sizes: width and height of each, in pixels.
         asked: the example that it is.
-        texts: the texts that operations put before the question (`telling.py`); they are no part of ``question``.
-        plain: of a row with such a text, the row without it.
+        before: the text that operations put before the question (`telling.py`); it is no part of ``question``.
+        opening: the text that they put in front of all, its pictures too; nor is that.
+        opened: how many tokens a row has up to the end of that, with what the template writes before it.
+        plain: of a row with such texts, the row without them.
     """
 
     prompt: str
@@ -65,7 +67,9 @@ class Row:
     pictures: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     asked: Asked | None = None
-    texts: Texts = field(default_factory=Texts)
+    before: str = ""
+    opening: str = ""
+    opened: int = 0
     plain: Row | None = None
 
     @property
@@ -84,13 +88,11 @@ class Features:
 
 @dataclass(eq=False)
 class Told:
-    """Rows with texts before their questions, by the row (or the example) without it and the text, and what rows are
+    """Rows with texts before their questions, by the row (or the example) without them and the texts, and what rows are
     compared by, by the row and the state of the weights; these are held too, since they are known by their identity."""
 
-    rows: dict[tuple[int, Texts], tuple[Row, Row]] = field(default_factory=dict[tuple[int, Texts], tuple[Row, Row]])
-    prompts: dict[tuple[int, Texts], tuple[Asked, Row]] = field(
-        default_factory=dict[tuple[int, Texts], tuple[Asked, Row]]
-    )
+    rows: dict[Any, tuple[Row, Row]] = field(default_factory=dict[Any, tuple[Row, Row]])
+    prompts: dict[Any, tuple[Asked, Row]] = field(default_factory=dict[Any, tuple[Asked, Row]])
     pictures: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
     keys: dict[tuple[int, int], tuple[Row, Tensor]] = field(default_factory=dict[tuple[int, int], tuple[Row, Tensor]])
 
@@ -154,6 +156,7 @@ class Preparer:
         self._image_token = image_token
         self._ends = set(ends)
         self._encode = lru_cache(_KNOWN)(self._encoded)
+        self._alone = lru_cache(_KNOWN)(lambda prompt: self.fields(prompt, [])["input_ids"][0])
 
     def prepare(self, examples: Sequence[Asked]) -> Prepared:
         """Tokenise examples; a picture that several share is processed for each but kept once.
@@ -192,6 +195,22 @@ class Preparer:
         sizes = tuple(picture.size for picture in pictures)
         made = Row(prompt, ids[0], visual, target, length, key, extras, example.question, hashes, sizes, example)
         return made, inputs
+
+    def placed(self, question: str, pictures: int) -> str:
+        """See `Prompter.placed`."""
+        return self._prompter.placed(question, pictures)
+
+    def opened(self, row: Row, text: str) -> int:
+        """How many tokens a row has up to the end of a text that stands first in it: as many as do not depend on what
+        follows. 0 where the prompt has it otherwise than it was given."""
+        text = text.strip()
+        end = row.prompt.find(text) + len(text)
+        if end < len(text):
+            return 0
+        alone_T = self._alone(row.prompt[:end])
+        count = min(len(alone_T), len(row.ids_T) - 1)
+        same_T = (alone_T[:count] == row.ids_T[:count]) & ~row.visual_T[:count]
+        return count if bool(same_T.all()) else int((~same_T).nonzero()[0])
 
     def fields(self, prompt: str, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
         """What the processor makes of one prompt, as tensors with a leading axis of 1.

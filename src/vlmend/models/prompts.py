@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
 from vlmend.errors import PromptError
 from vlmend.models.traits import Traits
 
-__all__ = ["MARKER", "Prompter", "Texts", "put_before"]
+__all__ = ["MARKER", "Prompter", "put_before"]
 
 MARKER = "<image>"
 """Says in a question where a picture stands. Without markers, all pictures stand before the question."""
@@ -19,20 +19,11 @@ _KNOWN = 256  # texts that are not rendered again
 _LEADING = re.compile(rf"(?:\s*{MARKER})*\s*")
 
 
-class Texts(NamedTuple):
-    """What stands before a question: ahead of its pictures, and between them and its words."""
-
-    ahead: str = ""
-    before: str = ""
-
-
-def put_before(texts: Texts, question: str, pictures: int) -> str:
-    """The question with texts before its words; pictures that stand first stay there, behind what is ahead of them."""
-    if texts.ahead and MARKER not in question:
-        question = MARKER * pictures + question
+def put_before(text: str, question: str) -> str:
+    """The question with a text before its words; pictures that stand first stay there."""
     match = _LEADING.match(question)
     at = match.end() if match is not None and MARKER in match.group() else 0
-    return texts.ahead + question[:at] + texts.before + question[at:]
+    return question[:at] + text + question[at:]
 
 
 class Prompter:
@@ -60,6 +51,19 @@ class Prompter:
         if self._template is None:
             return self._plain(question, pictures)
         return self._render(question, pictures, None)
+
+    def placed(self, question: str, pictures: int) -> str:
+        """The question with its pictures' places written into it, so that words can stand before them.
+
+        Raises:
+            PromptError: the model has its picture before all words.
+        """
+        if pictures and MARKER not in question:
+            if not self.traits.mark and self._template is not self._processor:
+                raise PromptError("this model takes its picture before all words: no text can stand before that")
+            gap = "" if self._template is self._processor else self.traits.gap
+            return (MARKER + gap) * pictures + question
+        return question
 
     def continuation(self, question: str, pictures: int, answer: str) -> tuple[str, str]:
         """What follows the prompt when the model gives ``answer``: up to its last word, and what closes the turn."""

@@ -1,4 +1,4 @@
-"""Rows with texts that operations put before their questions.
+"""Rows with texts that operations put before their questions, or in front of all.
 
 A row is prepared again as the example that has the text written into its question, and keeps its own target; it is
 another row, so that nothing kept of the row without the text is taken for it. Where the encoder does not read the
@@ -21,7 +21,7 @@ from vlmend.models.intervene import Plan
 from vlmend.models.outputs import Question
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Prepared, Preparer, Row, Told
-from vlmend.models.prompts import MARKER, Texts, put_before
+from vlmend.models.prompts import MARKER, put_before
 
 __all__ = ["Teller"]
 
@@ -50,17 +50,16 @@ class Teller:
             return prepared
         return replace(prepared, rows=rows, pictures=prepared.told.pictures | prepared.pictures)
 
-    def _texts(self, row: Row, plan: Plan, prepared: Prepared) -> Texts:
+    def _texts(self, row: Row, plan: Plan, prepared: Prepared) -> tuple[str, str]:
+        """What stands in front of all, and before the question."""
         if plan.answer is not None:  # the model is not asked
-            return row.texts
-        told = [(op, op.told(partial(self.key, row, prepared))) for op in plan.prompts]
-        ahead = "".join(text for op, text in told if op.ahead)
-        before = [(op.lead, text) for op, text in told if not op.ahead]
-        leads = [lead for lead, text in before if text and lead]
-        return Texts(ahead, "".join([text for _, text in before] + leads[-1:]))
+            return row.opening, row.before
+        told = [(op.lead, *op.told(partial(self.key, row, prepared))) for op in plan.prompts]
+        leads = [lead for lead, _, text in told if text and lead]
+        return "".join(opening for _, opening, _ in told), "".join([text for *_, text in told] + leads[-1:])
 
-    def _with(self, row: Row, texts: Texts, known: Told) -> Row:
-        if row.texts == texts:
+    def _with(self, row: Row, texts: tuple[str, str], known: Told) -> Row:
+        if (row.opening, row.before) == texts:
             return row
         if (id(row), texts) not in known.rows:
             plain = row.plain or row
@@ -69,14 +68,17 @@ class Teller:
             known.rows[id(row), texts] = (row, made)
         return known.rows[id(row), texts][1]
 
-    def _prompt(self, plain: Row, texts: Texts, known: Told) -> Row:
+    def _prompt(self, plain: Row, texts: tuple[str, str], known: Told) -> Row:
         """A row with the texts, whatever its target; prepared once for all rows that are the same example."""
         asked = plain.asked
         assert asked is not None, "rows are made of examples"
         if (id(asked), texts) not in known.prompts:
-            question = put_before(texts, asked.question, len(plain.pictures))
+            opening, text = texts
+            question = self._preparer.placed(asked.question, len(plain.pictures)) if opening else asked.question
+            question = opening + put_before(text, question)
             row, inputs = self._preparer.row(Question(question, asked.image))
-            row = replace(row, question=plain.question, asked=asked, texts=texts)
+            row = replace(row, question=plain.question, asked=asked, before=text, opening=opening)
+            row = replace(row, opened=self._preparer.opened(row, opening) if opening else 0)
             known.prompts[id(asked), texts] = (asked, row)
             if row.picture is not None:
                 known.pictures.setdefault(row.picture, inputs)

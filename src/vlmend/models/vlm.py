@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,16 +18,17 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from vlmend.errors import EditError, FingerprintError
-from vlmend.models.batching import of_like_length
+from vlmend.models.batching import by_opening, of_like_length
 from vlmend.models.begun import Begun
 from vlmend.models.feed import feeder_of
 from vlmend.models.greedy import GREEDY, follow, takes_the_likeliest
 from vlmend.models.intervene import Plan, acting, check, first_stage, plan
+from vlmend.models.logits import Rewrite
 from vlmend.models.mixing import Mixer, Query, mixed, stepwise
 from vlmend.models.outputs import Question, Reply, RowOutput, RunOutput, row_output
 from vlmend.models.parts import Parts
 from vlmend.models.prefix import Cut
-from vlmend.models.prepared import Asked, Prepared, Preparer, Row, Shared
+from vlmend.models.prepared import Asked, Batch, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
 from vlmend.models.sampling import Sampling
@@ -193,6 +194,7 @@ class VLM:
                     self.batch_rows,
                     self._run_whole,
                     lasting=keep_beginnings and not (grad or ops),
+                    settled=not (grad or ops),
                 )
                 outputs.update({index: row_output(prepared.rows[index], found) for index, found in begun.items()})
                 rest = {index: prepared.rows[index] for index in indices if index not in outputs}
@@ -298,16 +300,28 @@ class VLM:
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.no_grad():
                 asked = {index: prepared.rows[index] for index in indices}
-                for some in of_like_length(asked, self.batch_rows):
+                for some in by_opening(asked, self.batch_rows):
                     rows = prepared.take(some)
                     batch = self._preparer.batch(rows.rows, with_targets=False)
                     mine = {place: mixings[index] for place, index in enumerate(some) if index in mixings}
                     rewrite = stepwise(mine, self._ends) if mine else None
-                    drawing = nullcontext() if sampling is None else sampling.drawing(self.device)
-                    with drawing, acting(self.parts, rows.rows, [plans[index] for index in some], with_targets=False):
-                        new_BN = self._feeder.generate(batch, rows, settings, rewrite)
+                    answer = partial(self._generated, rows, batch, settings, rewrite, sampling)
+                    new_BN = self._begun.generate(rows, [plans[index] for index in some], answer)
                     replies.update(zip(some, map(self._reply, new_BN.tolist()), strict=True))
         return [replies[index] for index in range(len(prepared))]
+
+    def _generated(
+        self,
+        rows: Prepared,
+        batch: Batch,
+        settings: GenerationConfig,
+        rewrite: Rewrite | None,
+        sampling: Sampling | None,
+        plans: Sequence[Plan],
+    ) -> Tensor:
+        drawing = nullcontext() if sampling is None else sampling.drawing(self.device)
+        with drawing, acting(self.parts, rows.rows, plans, with_targets=False):
+            return self._feeder.generate(batch, rows, settings, rewrite)
 
     def following(self, row: Row, tokens: Sequence[int] | str) -> Row:
         """The row with another answer: some tokens, or a text and what closes the turn."""
