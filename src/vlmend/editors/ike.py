@@ -1,6 +1,6 @@
 """ike: in-context knowledge editing, a model that is told the fact before every question, and shown how to heed it.
 
-Zheng et al., *Can We Edit Factual Knowledge by In-Context Learning?*, EMNLP 2023, arXiv 2305.12740, section 3, as
+Zheng et al., *Can We Edit Factual Knowledge by In-Context Learning?*, EMNLP 2023, arXiv 2305.12740, section 4, as
 MMEdit (arXiv 2310.08475) uses it. No weight changes. Before the question stand k demonstrations made of other edits,
 the likest last, and the new fact:
 
@@ -8,7 +8,7 @@ the likest last, and the new fact:
     update    New Fact: q a    Prompt: q'    a      q in other words
     retain    New Fact: q a    Prompt: q"    a"     a question that it has nothing to do with
 
-in the proportions 1 : 3 : 4 of the paper (section 3.2). Three things are not as in MMEdit's published code, which
+in the proportions 1 : 3 : 4 of the paper (section 4.2). Three things are not as in MMEdit's published code, which
 takes the k likest of all sentences by their text: demonstrations are found by question *and* picture, by the model's
 own features; every text is embedded once; and an edit is never demonstrated by itself, neither by a record with its
 picture nor by one with its question and answer.
