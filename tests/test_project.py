@@ -63,3 +63,14 @@ def test_hooks_need_no_network() -> None:
     for hook in repository["hooks"]:
         assert hook["language"] == "system"
         assert hook["entry"].split()[0] in {f".venv/bin/{tool}" for tool in tools}
+
+
+def test_no_source_is_left_out_of_the_repository() -> None:
+    """A room may be named like what builds leave behind; what `.gitignore` names is neither kept nor linted."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    files = [str(path.relative_to(ROOT)) for room in ("src", "tests") for path in sorted((ROOT / room).rglob("*.py"))]
+    command = ["git", "check-ignore", "--no-index", "--stdin"]
+    done = subprocess.run(command, input="\n".join(files), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert len(files) > 100
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr

@@ -1,0 +1,306 @@
+"""The whole way from one's own questions to a benchmark, record by record, so that it goes on where it was cut short.
+
+    asked      errors for good (`errors.py`)
+    reworded   text generality (`rewording.py`)
+    pictured   image generality (`pictures.py`); second pictures that the data has are judged alike
+    divided    training and evaluation, which share no picture (`vlmend.data.splits`)
+    dealt      text and image locality out of pools, each side its own part of them (`locality.py`)
+
+Everything that is left out is counted by its reason.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vlmend.build.errors import Asked, Asking, ask_all
+from vlmend.build.locality import apart, dealt
+from vlmend.build.pictures import Painter, Scorer, recognised
+from vlmend.build.rewording import Rephraser, flaw
+from vlmend.data.formats import mmedit, plain
+from vlmend.data.formats.notes import values_of
+from vlmend.data.pictures import relocated
+from vlmend.data.records import (
+    IMAGE_GENERALITY,
+    IMAGE_LOCALITY,
+    PUBLISHED,
+    TEXT_GENERALITY,
+    TEXT_LOCALITY,
+    EditCase,
+    Example,
+    Probe,
+)
+from vlmend.data.splits import EDIT, EDIT_PICTURE, Leak, leaks, regroup
+from vlmend.errors import VlmendError
+from vlmend.models.pictures import content_hash, open_picture, save_picture
+from vlmend.models.vlm import VLM
+from vlmend.runs import Log, Run
+
+__all__ = ["CLEAN", "Benchmark", "Plan", "build"]
+
+CLEAN = (EDIT, EDIT_PICTURE, TEXT_LOCALITY, IMAGE_LOCALITY)
+"""Roles in which training and evaluation must share nothing."""
+
+_TRIES = 3  # of a rewording, and of a picture
+_OTHERS = 7  # captions of other cases that a picture's is held against
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is built out of which data.
+
+    Attributes:
+        asking: how errors are looked for.
+        rephraser: makes rewordings; ``None`` for those that the data has.
+        painter: makes second pictures; ``None`` for those that the data has.
+        caption: the note that holds what a record's picture shows; question and answer stand for it if ``None``.
+        scorer: judges second pictures by their captions; ``None`` for the model's own judgement alone.
+        text_pool, image_pool: what locality is dealt out of.
+        most: how many errors at most; all if ``None``.
+        train: share of cases that are for training.
+        seed: of all draws.
+    """
+
+    asking: Asking = field(default_factory=Asking)
+    rephraser: Rephraser | None = None
+    painter: Painter | None = None
+    caption: str | None = None
+    scorer: Scorer | None = None
+    text_pool: Sequence[Example] = ()
+    image_pool: Sequence[Example] = ()
+    most: int | None = None
+    train: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What was built.
+
+    Attributes:
+        train, evaluation: its cases, with pictures in the folder.
+        asked: how many records were asked.
+        dropped: step -> why something was left out there -> how often.
+        leaks: what of the evaluation part is in the training part too.
+    """
+
+    train: tuple[EditCase, ...]
+    evaluation: tuple[EditCase, ...]
+    asked: int
+    dropped: Mapping[str, Mapping[str, int]]
+    leaks: tuple[Leak, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing leaks in the roles of `CLEAN`."""
+        return not any(leak.cases for leak in self.leaks if leak.role in CLEAN)
+
+
+def build(
+    vlm: VLM, cases: Sequence[EditCase], folder: Path, plan: Plan, run: Run, progress: Callable[[], None]
+) -> Benchmark:
+    """Build a benchmark below a folder: ``{train,eval}.jsonl`` and ``.json`` (MMEdit's format) and ``images/``.
+
+    Args:
+        vlm: whose errors.
+        cases: one's own records; probes that they have are kept.
+        folder: where to.
+        plan: see there.
+        run: where what was finished earlier is found.
+        progress: called after every record of every step.
+
+    Raises:
+        VlmendError: the model makes no error for good, a record lacks the note that was to say what its picture
+            shows, or a rewording or a picture cannot be had at all.
+        WriteError: something cannot be written.
+    """
+    for case in cases:  # before the long work
+        _caption(case, plan.caption)
+    out: dict[str, Counter[str]] = {step: Counter() for step in _STEPS}
+    asked = ask_all(vlm, cases, plan.asking, run.part(step="asked"), progress)
+    wrong = [_error(case, one) for case, one in zip(cases, asked, strict=True) if one.why_not is None]
+    out["asked"].update(one.why_not for one in asked if one.why_not)
+    wrong = wrong[: plan.most]
+    if not wrong:
+        raise VlmendError(f"{vlm.name} makes no error for good among {len(cases)} records: give it more of them")
+    made = _reworded(wrong, plan, run.part(step="reworded"), out["reworded"], progress)
+    made = _pictured(vlm, made, folder, plan, run.part(step="pictured"), out["pictured"], progress)
+    made = [_own_pictures(case, folder / "images") for case in made]  # named by what they show, and so told apart
+    cut = round(len(made) * plan.train)
+    split = regroup(made[:cut], made[cut:], seed=plan.seed)
+    out["divided"].update(one.why for one in split.dropped)
+    sides: tuple[Sequence[EditCase], ...] = (split.train, split.evaluation)
+    for kind, pool in ((TEXT_LOCALITY, plan.text_pool), (IMAGE_LOCALITY, plan.image_pool)):
+        free, why = apart(pool, made)
+        out["dealt"].update({f"{kind}: {reason}": count for reason, count in why.items()})
+        sides = dealt(sides, free, kind, seed=plan.seed)
+    train, evaluation = (tuple(_own_pictures(case, folder / "images") for case in side) for side in sides)
+    for name, part in (("train", train), ("eval", evaluation)):
+        if part:
+            plain.write(part, folder / f"{name}.jsonl")
+            mmedit.write([_published(case) for case in part], folder / f"{name}.json")
+    counts = {step: dict(sorted(some.items())) for step, some in out.items() if some}
+    return Benchmark(train, evaluation, len(cases), counts, leaks(train, evaluation))
+
+
+_STEPS = ("asked", "reworded", "pictured", "divided", "dealt")
+
+
+def _error(case: EditCase, asked: Asked) -> EditCase:
+    return replace(case, rejected=asked.said[0])
+
+
+def _reworded(
+    cases: Sequence[EditCase], plan: Plan, log: Log, out: Counter[str], progress: Callable[[], None]
+) -> list[EditCase]:
+    """The cases with a rewording each, where they have none and one can be had."""
+    known = {record["id"]: record for record in log.records}
+    made: list[EditCase] = []
+    for case in cases:
+        if plan.rephraser is None or case.probes_of(TEXT_GENERALITY):
+            made.append(case)
+            continue
+        if case.id not in known:
+            text, why = _rewording(plan.rephraser, case, random.Random(f"{plan.seed}/{case.id}/words"))
+            known[case.id] = {"id": case.id, "text": text, "why": why}
+            log.append(known[case.id])
+            progress()
+        record = known[case.id]
+        out.update(record["why"])
+        if record["text"] is not None:
+            probe = Probe(TEXT_GENERALITY, replace(case.request, question=record["text"]))
+            case = replace(case, probes=(*case.probes, probe))
+        made.append(case)
+    return made
+
+
+def _rewording(rephraser: Rephraser, case: EditCase, rng: random.Random) -> tuple[str | None, list[str]]:
+    """A rewording without a flaw, and the flaws of those before it."""
+    flaws: list[str] = []
+    for _ in range(_TRIES):
+        text = rephraser.reworded(case.request.question, rng)
+        wrong = flaw(case.request, text)
+        if wrong is None:
+            return text, flaws
+        flaws.append(wrong)
+    return None, flaws
+
+
+def _pictured(
+    vlm: VLM,
+    cases: Sequence[EditCase],
+    folder: Path,
+    plan: Plan,
+    log: Log,
+    out: Counter[str],
+    progress: Callable[[], None],
+) -> list[EditCase]:
+    """The cases with second pictures that are recognised: painted, or those that the data has."""
+    known = {record["id"]: record for record in log.records}
+    captions = [_caption(case, plan.caption) for case in cases]
+    made: list[EditCase] = []
+    for number, case in enumerate(cases):
+        given = case.probes_of(IMAGE_GENERALITY)
+        if not given and plan.painter is None:
+            made.append(case)
+            continue
+        if case.id not in known:
+            others = random.Random(f"{plan.seed}/{case.id}/captions").sample(
+                [one for one in dict.fromkeys(captions) if one != captions[number]],
+                min(_OTHERS, len(set(captions)) - 1),
+            )
+            judged = _Judge(vlm, case, plan.scorer, [captions[number], *others])
+            kept, why = _judged_given(judged, given) if given else _painted(judged, plan, folder, captions[number])
+            known[case.id] = {"id": case.id, "kept": kept, "why": why}
+            log.append(known[case.id])
+            progress()
+        record = known[case.id]
+        out.update(record["why"])
+        rest = tuple(probe for probe in case.probes if probe.kind != IMAGE_GENERALITY)
+        if given:
+            shown = tuple(given[at] for at in record["kept"])
+        else:
+            shown = tuple(
+                Probe(IMAGE_GENERALITY, replace(case.request, image=folder / name)) for name in record["kept"]
+            )
+        made.append(replace(case, probes=(*(p for p in rest if p.kind == TEXT_GENERALITY), *shown,
+                                          *(p for p in rest if p.kind != TEXT_GENERALITY))))  # fmt: skip
+    return made
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Says what is wrong with a second picture of a case."""
+
+    vlm: VLM
+    case: EditCase
+    scorer: Scorer | None
+    captions: Sequence[str]
+
+    def flaw(self, picture: Image.Image) -> str | None:
+        if self.scorer is not None and self.scorer.likeliest(picture, self.captions) != 0:
+            return "another caption is likelier"
+        return None if recognised(self.vlm, self.case, picture) else "the model says something else of it"
+
+
+def _judged_given(judge: _Judge, given: Sequence[Probe]) -> tuple[list[Any], list[str]]:
+    flaws = [judge.flaw(open_picture(probe.example.pictures[0])) for probe in given]
+    return [at for at, wrong in enumerate(flaws) if wrong is None], [wrong for wrong in flaws if wrong]
+
+
+def _painted(judge: _Judge, plan: Plan, folder: Path, caption: str) -> tuple[list[Any], list[str]]:
+    """The first picture without a flaw, as a file, and the flaws of those before it."""
+    assert plan.painter is not None
+    rng = random.Random(f"{plan.seed}/{judge.case.id}/picture")
+    flaws: list[str] = []
+    for _ in range(_TRIES):
+        picture = plan.painter.painted(caption, rng.getrandbits(31))
+        wrong = judge.flaw(picture)
+        if wrong is None:
+            name = f"images/{content_hash(picture)}.png"
+            save_picture(picture, folder / name)
+            return [name], flaws
+        flaws.append(wrong)
+    return [], flaws
+
+
+def _caption(case: EditCase, note: str | None) -> str:
+    """What a case's picture shows, in words.
+
+    Raises:
+        VlmendError: there is no such note.
+    """
+    if note is None:
+        return f"{case.request.question} {case.request.answer}"
+    notes = values_of(case.notes)
+    if not str(notes.get(note) or "").strip():
+        raise VlmendError(f"case '{case.id}' has no note '{note}', which was to say what its picture shows")
+    return str(notes[note])
+
+
+def _own_pictures(case: EditCase, folder: Path) -> EditCase:
+    """The case with its pictures in the folder, named by what they show."""
+
+    def placed(file: Path) -> Path:
+        if file.parent == folder:
+            return file
+        picture = open_picture(file)
+        place = folder / f"{content_hash(picture)}.png"
+        return place if place.exists() else save_picture(picture, place)
+
+    return relocated(case, placed)
+
+
+def _published(case: EditCase) -> EditCase:
+    """What MMEdit's format has a place for: of each of its kinds the first probe."""
+    first = {probe.kind: probe for probe in reversed(case.probes) if probe.kind in PUBLISHED}
+    probes = tuple(replace(first[kind], premises=(), notes=()) for kind in PUBLISHED if kind in first)
+    bare = tuple(replace(probe, example=replace(probe.example, aliases=())) for probe in probes)
+    return replace(case, request=replace(case.request, aliases=()), probes=bare, notes=(), counterfactual=False)

@@ -1,0 +1,80 @@
+"""The data card of a benchmark: what it is, how it came about, what was left out, and what it gives away."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlmend.build.benchmark import CLEAN, Benchmark
+from vlmend.data.pictures import case_files
+from vlmend.data.records import EditCase
+from vlmend.evaluation.kinds import kind_of
+
+__all__ = ["card", "statistics"]
+
+_MEANS = {
+    "asked": "questions that are no error for good",
+    "reworded": "rewordings that were thrown away",
+    "pictured": "second pictures that were thrown away",
+    "dealt": "what of the pools is not asked",
+    "divided": "probes that changed sides with their cases",
+}
+
+
+def statistics(benchmark: Benchmark) -> dict[str, Any]:
+    """Counts as plain JSON values."""
+    return {
+        "asked": benchmark.asked,
+        "train": _counted(benchmark.train),
+        "eval": _counted(benchmark.evaluation),
+        "dropped": {step: dict(some) for step, some in benchmark.dropped.items()},
+        "leaks": {leak.role: {"of": leak.of, "cases": len(leak.cases)} for leak in benchmark.leaks},
+        "clean": benchmark.clean,
+    }
+
+
+def _counted(cases: Sequence[EditCase]) -> dict[str, Any]:
+    probes = Counter(probe.kind for case in cases for probe in case.probes)
+    distinct = {
+        kind: len({(p.example.question, p.example.pictures) for case in cases for p in case.probes_of(kind)})
+        for kind in probes
+    }
+    return {
+        "cases": len(cases),
+        "pictures": len({file for case in cases for file in case_files(case)}),
+        "questions": len({case.request.question for case in cases}),
+        "probes": {kind: {"n": count, "distinct": distinct[kind]} for kind, count in sorted(probes.items())},
+    }
+
+
+def card(benchmark: Benchmark, *, about: Mapping[str, str], command: str) -> str:
+    """The card in Markdown.
+
+    Args:
+        benchmark: what was built.
+        about: what else there is to say of how, by name.
+        command: what was typed.
+    """
+    found = statistics(benchmark)
+    lines = ["# An edit benchmark", "", f"Made by `{command}`.", ""]
+    lines += [*(f"* **{name}**: {value}" for name, value in about.items()), ""]
+    lines += ["| | training | evaluation |", "|---|--:|--:|"]
+    for name in ("cases", "pictures", "questions"):
+        lines.append(f"| {name} | {found['train'][name]} | {found['eval'][name]} |")
+    for kind in dict.fromkeys([*found["train"]["probes"], *found["eval"]["probes"]]):
+        cells = [_probes(found[side]["probes"].get(kind)) for side in ("train", "eval")]
+        lines.append(f"| {kind_of(kind).name} | {' | '.join(cells)} |")
+    lines += ["", f"{benchmark.asked} records were asked. Left out:", "", "| step | why | times |", "|---|---|--:|"]
+    for step, some in benchmark.dropped.items():
+        lines += [f"| {_MEANS[step]} | {why} | {count} |" for why, count in some.items()]
+    lines += ["", "## What the training part gives away", ""]
+    lines += ["| role | evaluation cases | in the training part too |", "|---|--:|--:|"]
+    lines += [f"| {leak.role}{'' if leak.role in CLEAN else ' *'} | {leak.of} | {len(leak.cases)} |" for leak in benchmark.leaks]
+    verdict = "Nothing leaks" if benchmark.clean else "**Something leaks**"
+    lines += ["", f"{verdict} in edits, their pictures, and locality items. \\* may be shared: other pictures' questions."]
+    return "\n".join([*lines, ""])
+
+
+def _probes(counted: Mapping[str, int] | None) -> str:
+    return "" if counted is None else f"{counted['n']} ({counted['distinct']} distinct)"

@@ -1,0 +1,124 @@
+"""What a model gets wrong for good: its greedy answer, and answers drawn again, are all wrong.
+
+MMEdit (arXiv 2310.08475, section 3.1) takes what BLIP-2 answers wrongly once. An answer that is right every other time
+is no error to be edited away, so here it must be wrong in every one of several draws.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from vlmend.data.records import EditCase, Example
+from vlmend.evaluation.text import matches, normalised
+from vlmend.models.sampling import Sampling
+from vlmend.models.vlm import VLM
+from vlmend.runs import Log
+
+__all__ = ["KINDS", "Asked", "Asking", "ask_all", "overlap"]
+
+_AT_ONCE = 32
+_WORD = re.compile(r"\w+")
+
+
+class Right(Protocol):
+    """Whether an answer counts as right."""
+
+    def __call__(self, said: str, example: Example) -> bool: ...
+
+
+def overlap(said: str, reference: str) -> float:
+    """F1 of the words of two texts, each counted as often as it stands there; 1 for the same words."""
+    mine, other = (_WORD.findall(normalised(text)) for text in (said, reference))
+    if not mine or not other:
+        return float(mine == other)
+    shared = sum(min(mine.count(word), other.count(word)) for word in {*mine})
+    return 2 * shared / (len(mine) + len(other))
+
+
+def _captioned(said: str, example: Example) -> bool:
+    return max((overlap(said, one) for one in example.accepted), default=0.0) >= CAPTION
+
+
+CAPTION = 0.6
+"""Words that a caption shares with the likest of its references, as F1, for it to be right."""
+
+KINDS: Mapping[str, Right] = {
+    "vqa": lambda said, example: matches(said, example.accepted),
+    "caption": _captioned,
+}
+"""Kind of data -> what counts as right: an answer as the evaluator compares them; a caption by the words it shares with
+its references."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How errors are looked for.
+
+    Attributes:
+        kind: of `KINDS`.
+        draws: how often an answer is drawn beside the greedy one.
+        temperature, seed: of the draws.
+        max_new_tokens: longest answer.
+    """
+
+    kind: str = "vqa"
+    draws: int = 2
+    temperature: float = 0.7
+    seed: int = 0
+    max_new_tokens: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was said of one record.
+
+    Attributes:
+        id: whose.
+        said: the greedy answer, then the drawn ones.
+        wrong: which of them are.
+    """
+
+    id: str
+    said: tuple[str, ...]
+    wrong: tuple[bool, ...]
+
+    @property
+    def why_not(self) -> str | None:
+        """Why it is no error for good; ``None`` if it is."""
+        if not self.wrong[0]:
+            return "answered rightly"
+        return None if all(self.wrong) else "not wrong every time"
+
+    @classmethod
+    def restored(cls, record: Mapping[str, Any]) -> Asked:
+        """From a run folder's record."""
+        return cls(record["id"], tuple(record["said"]), tuple(record["wrong"]))
+
+
+def ask_all(vlm: VLM, cases: Sequence[EditCase], asking: Asking, log: Log, progress: Callable[[], None]) -> list[Asked]:
+    """Ask every record; those that the log has are not asked again.
+
+    Records are asked in batches that do not depend on where an earlier run was cut short, so that draws are the same.
+    """
+    right = KINDS[asking.kind]
+    known = {record["id"]: Asked.restored(record) for record in log.records}
+    for start in range(0, len(cases), _AT_ONCE):
+        batch = cases[start : start + _AT_ONCE]
+        if all(case.id in known for case in batch):
+            continue
+        prepared = vlm.prepare([replace(case.request, answer=None) for case in batch])
+        samplings = [None, *(Sampling(asking.temperature, asking.seed + n) for n in range(asking.draws))]
+        replies = [
+            [one.text for one in vlm.replies(prepared, max_new_tokens=asking.max_new_tokens, sampling=sampling)]
+            for sampling in samplings
+        ]
+        for case, *said in zip(batch, *replies, strict=True):
+            if case.id not in known:
+                found = Asked(case.id, tuple(said), tuple(not right(one, case.request) for one in said))
+                log.append({"id": found.id, "said": list(found.said), "wrong": list(found.wrong)})
+                known[case.id] = found
+                progress()
+    return [known[case.id] for case in cases]

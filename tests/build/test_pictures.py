@@ -1,0 +1,91 @@
+"""Second pictures: painted by a tiny pipeline, and judged by a model of pictures and texts and by the model itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel
+
+from tiny_models.base import tokenizer
+from vlmend import EditCase, Example
+from vlmend.build.pictures import Diffused, Scorer, recognised
+from vlmend.errors import VlmendError
+
+TEXT = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> str:
+    """A Stable Diffusion of a few thousand weights, saved as diffusers saves them."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    words = tokenizer()
+    words.model_max_length = 32
+    made = diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(
+            block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=16,
+            down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
+        ),
+        unet=diffusers.UNet2DConditionModel(
+            sample_size=16, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, cross_attention_dim=32,
+            attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        ),
+        text_encoder=CLIPTextModel(CLIPTextConfig(vocab_size=len(words), max_position_embeddings=32, **TEXT)),
+        tokenizer=words,
+        scheduler=diffusers.DDIMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("pipeline")
+    made.save_pretrained(folder, safe_serialization=True)
+    return str(folder)
+
+
+def test_a_picture_is_painted_again_by_its_seed(pipeline):
+    painter = Diffused(pipeline, steps=2, size=16)
+    one, again, other = (painter.painted("a red dog", seed) for seed in (1, 1, 2))
+    assert one.size == (16, 16)
+    assert one.tobytes() == again.tobytes() != other.tobytes()
+
+
+def test_no_pipeline(tmp_path):
+    pytest.importorskip("diffusers")
+    with pytest.raises(VlmendError, match="holds no text-to-image pipeline"):
+        Diffused(str(tmp_path)).painted("a dog", 0)
+
+
+def test_scorer(tmp_path):
+    """The likeliest caption is that with the largest logit."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    config = CLIPConfig(
+        text_config={**TEXT, "vocab_size": len(words), "max_position_embeddings": 32, "eos_token_id": words.eos_token_id},
+        vision_config={**TEXT, "image_size": 16, "patch_size": 8},
+        projection_dim=16,
+    )
+    model = CLIPModel(config).eval()
+    model.save_pretrained(tmp_path / "clip")
+    processor = CLIPProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}), words
+    )
+    processor.save_pretrained(tmp_path / "clip")
+    captions, picture = ["a red dog", "the song", "what is in the cup ?"], Image.new("RGB", (20, 16), "red")
+    given = processor(text=captions, images=picture, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        wanted = int(model(**given).logits_per_image[0].argmax())
+    assert Scorer(str(tmp_path / "clip")).likeliest(picture, captions) == wanted
+    with pytest.raises(VlmendError, match="holds no model of pictures and texts"):
+        Scorer(str(tmp_path)).likeliest(picture, captions)
+
+
+def test_recognised_where_the_same_is_said(tiny, picture):
+    vlm = tiny("llava")
+    case = EditCase("a", Example("what is it ?", picture(1), "red"))
+    said = vlm.answer(picture(1), "what is it ?", max_new_tokens=4)
+    assert recognised(vlm, replace(case, rejected=said), picture(1), max_new_tokens=4)
+    assert not recognised(vlm, replace(case, rejected=f"not {said}"), picture(1), max_new_tokens=4)
