@@ -64,7 +64,12 @@ def test_scorer(tmp_path):
     torch.manual_seed(0)
     words = tokenizer()
     config = CLIPConfig(
-        text_config={**TEXT, "vocab_size": len(words), "max_position_embeddings": 32, "eos_token_id": words.eos_token_id},
+        text_config={
+            **TEXT,
+            "vocab_size": len(words),
+            "max_position_embeddings": 32,
+            "eos_token_id": words.eos_token_id,
+        },
         vision_config={**TEXT, "image_size": 16, "patch_size": 8},
         projection_dim=16,
     )

@@ -70,9 +70,12 @@ def card(benchmark: Benchmark, *, about: Mapping[str, str], command: str) -> str
         lines += [f"| {_MEANS[step]} | {why} | {count} |" for why, count in some.items()]
     lines += ["", "## What the training part gives away", ""]
     lines += ["| role | evaluation cases | in the training part too |", "|---|--:|--:|"]
-    lines += [f"| {leak.role}{'' if leak.role in CLEAN else ' *'} | {leak.of} | {len(leak.cases)} |" for leak in benchmark.leaks]
+    for leak in benchmark.leaks:
+        mark = "" if leak.role in CLEAN else " *"
+        lines.append(f"| {leak.role}{mark} | {leak.of} | {len(leak.cases)} |")
     verdict = "Nothing leaks" if benchmark.clean else "**Something leaks**"
-    lines += ["", f"{verdict} in edits, their pictures, and locality items. \\* may be shared: other pictures' questions."]
+    shared = "\\* may be shared: questions about other pictures."
+    lines += ["", f"{verdict} in edits, their pictures, and locality items. {shared}"]
     return "\n".join([*lines, ""])
 
 
