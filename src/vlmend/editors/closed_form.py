@@ -39,13 +39,12 @@ from vlmend.edits.keys import KeysOp
 from vlmend.edits.ops import WeightOp
 from vlmend.errors import EditError
 from vlmend.models.parts import LayerSpec
-from vlmend.models.prepared import Prepared, Row
+from vlmend.models.prepared import Prepared
 from vlmend.models.trace import altered, capture
 from vlmend.models.vlm import VLM
 
 __all__ = ["ClosedForm", "spread"]
 
-_AT_ONCE = 16
 _ANSWER = 16  # tokens, of answers to prompts that are about nothing
 
 Key = Literal["answer", "last", "visual"]
@@ -204,22 +203,15 @@ def moments(vlm: VLM, examples: Sequence[Example], linears: Mapping[int, nn.Line
     """For each layer the mean of x x^T over all tokens of examples and answers, x what it is given: [I, I]."""
     prepared = vlm.prepare(examples)
     totals = {layer: torch.zeros(x.in_features, x.in_features, device=vlm.device) for layer, x in linears.items()}
-    count = 0
-    for start in range(0, len(prepared), _AT_ONCE):
-        part = prepared.take(range(start, min(start + _AT_ONCE, len(prepared))))
-        for row in range(len(part)):
-            with capture({str(layer): linear for layer, linear in linears.items()}) as calls:
-                vlm.run(part.take([row]))
-            for call in calls:
-                assert call.input is not None
-                x_NI = call.input.flatten(0, -2).float()
-                totals[int(call.name)] += x_NI.T @ x_NI
-            count += _length(part.rows[row])
+    for at in range(len(prepared)):
+        with capture({str(layer): linear for layer, linear in linears.items()}) as calls:
+            vlm.run(prepared.take([at]))
+        for call in calls:
+            assert call.input is not None
+            x_NI = call.input.flatten(0, -2).float()
+            totals[int(call.name)] += x_NI.T @ x_NI
+    count = sum(len(row.ids_T) + len(row.target_N) for row in prepared.rows)
     return {layer: total_II / max(1, count) for layer, total_II in totals.items()}
-
-
-def _length(row: Row) -> int:
-    return len(row.ids_T) + len(row.target_N)
 
 
 def _at(x: Tensor, places: Tensor) -> Tensor:
