@@ -84,6 +84,20 @@ def test_an_edit_is_never_demonstrated_by_itself(tiny, edited, pool):
     assert "Red" in text and "a cup" not in text
 
 
+def test_no_more_demonstrations_than_there_is_room_for(tiny, edited, pool, monkeypatch):
+    """The likest stay; where not even one fits, it says so."""
+    vlm: VLM = tiny("llava")
+    (all_of_them,) = texts(IKE(pool, count=3).fit(vlm, [edited]))
+    long = len(vlm.tokenizer.encode(all_of_them + "Prompt: ", add_special_tokens=False))
+    asked = len(vlm.prepare([edited.request]).rows[0].ids_T)
+    monkeypatch.setattr(vlm.model.config.get_text_config(), "max_position_embeddings", asked + long + 63)
+    (fewer,) = texts(IKE(pool, count=3).fit(vlm, [edited]))
+    assert all_of_them.endswith(fewer) and fewer.count("New Fact") == 3
+    monkeypatch.setattr(vlm.model.config.get_text_config(), "max_position_embeddings", asked + 80)
+    with pytest.raises(EditError, match="no room for a demonstration"):
+        IKE(pool, count=3).fit(vlm, [edited])
+
+
 def test_a_demonstration_that_a_case_has_not_copies_it(edited):
     bare = replace(edited, probes=())
     assert [demonstrated(bare, kind).answer for kind in ("copy", "update", "retain")] == ["red"] * 3

@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import cycle
+from itertools import accumulate, cycle
+from math import inf
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -41,6 +42,7 @@ from vlmend.models.vlm import VLM
 __all__ = ["IKE", "Pool", "demonstrated"]
 
 _AT_ONCE = 32
+_SPARE = 64  # tokens that are left for longer questions, and for the answer
 _KINDS = ("copy", "update", "retain")
 
 
@@ -51,7 +53,7 @@ class IKE:
     Attributes:
         demonstrations: a file of cases, other than those that are edited, which demonstrations are made of; without one
             the fact is told alone.
-        count: k, how many demonstrations stand before a question.
+        count: k, how many demonstrations stand before a question, if the model has room for so many.
         shares: how many of them copy, update and retain, in proportion.
         features: what likeness is told by: "own", the model's own features of question and picture, or
             "sentence-transformers", those of the fact's words.
@@ -86,9 +88,11 @@ class IKE:
         check_cases(cases)
         self._check()
         pool = self._pool(vlm)
-        shown = ["".join(self._shown(vlm, pool, case)) for case in cases]
+        asked = vlm.prepare([case.request for case in cases])
         facts = [self._told(case.request) for case in cases]
-        keys_E2D = vlm.keys(vlm.prepare([case.request for case in cases]))
+        taken = [len(row.ids_T) + _tokens(vlm, fact + self.prompt) for row, fact in zip(asked.rows, facts, strict=True)]
+        shown = ["".join(self._shown(vlm, pool, case, count)) for case, count in zip(cases, taken, strict=True)]
+        keys_E2D = vlm.keys(asked)
         openings: tuple[str, ...] = ()
         if self.layout == "demonstrations-first" and any(shown):
             self._check_layout(vlm, cases[0].request, shown[0])
@@ -127,20 +131,37 @@ class IKE:
         except (KeyError, IndexError, ValueError) as error:
             raise EditError(f"fact of ike has places for {{question}} and {{answer}} alone: {self.fact!r}") from error
 
-    def _shown(self, vlm: VLM, pool: Pool | None, case: EditCase) -> Iterator[str]:
-        """Demonstrations for one edit, the likest last."""
+    def _shown(self, vlm: VLM, pool: Pool | None, case: EditCase, taken: int) -> list[str]:
+        """Demonstrations for one edit whose prompt has so many tokens without them, the likest last: as many as there
+        is room for.
+
+        Raises:
+            EditError: there is room for none.
+        """
         if pool is None:
-            return
+            return []
         key_D = _FEATURES[self.features](self, vlm, [case])[0]
         own = set(vlm.prepare([case.request]).rows[0].pictures)
         likest = (pool.keys_ED @ key_D).argsort(descending=True, stable=True).tolist()
         others = [at for at in likest if not pool.shows(at, case, own)][: self.count]
-        kinds = _turns(self.shares)
-        chosen = [(pool.cases[at], next(kinds)) for at in others]
-        for other, kind in reversed(chosen):
-            asked = demonstrated(other, kind)
-            question = " ".join(asked.question.replace(MARKER, " ").split())
-            yield f"{self._told(other.request)}{self.prompt}{question} {(asked.answer or '').strip()}\n\n"
+        texts = [
+            self._demonstration(pool.cases[at], kind) for at, kind in zip(others, _turns(self.shares), strict=False)
+        ]
+        room = inf if vlm.longest is None else vlm.longest - taken - _SPARE
+        ends = accumulate(_tokens(vlm, text) for text in texts)
+        fitting = [text for text, end in zip(texts, ends, strict=True) if end <= room]
+        if texts and not fitting:
+            raise EditError(
+                f"case '{case.id}' takes {taken} of the {vlm.longest} tokens that the model is made for: there is no "
+                "room for a demonstration; tell the fact alone, without demonstrations"
+            )
+        return fitting[::-1]
+
+    def _demonstration(self, case: EditCase, kind: str) -> str:
+        """The text of one."""
+        asked = demonstrated(case, kind)
+        question = " ".join(asked.question.replace(MARKER, " ").split())
+        return f"{self._told(case.request)}{self.prompt}{question} {(asked.answer or '').strip()}\n\n"
 
     def _pool(self, vlm: VLM) -> Pool | None:
         """What demonstrations are made of, embedded once for a model and the edits in force."""
@@ -224,6 +245,10 @@ def _turns(shares: Sequence[int]) -> Iterator[str]:
         behind = [share * turn / total - order.count(kind) for kind, share in zip(_KINDS, shares, strict=True)]
         order.append(_KINDS[behind.index(max(behind))])
     return cycle(order)
+
+
+def _tokens(vlm: VLM, text: str) -> int:
+    return len(vlm.tokenizer.encode(text, add_special_tokens=False))
 
 
 def _plain(text: str | None) -> str:

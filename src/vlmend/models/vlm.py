@@ -114,6 +114,12 @@ class VLM:
         """Tokens that end an answer."""
         return self._ends
 
+    @property
+    def longest(self) -> int | None:
+        """For how many tokens, prompt and answer, the model is made; ``None`` where its configuration does not say."""
+        found: Any = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) else None
+
     def prepare(self, examples: Sequence[Asked]) -> Prepared:
         """Tokenise examples; pictures of equal content are encoded once for all that is done with the result.
 
