@@ -70,5 +70,5 @@ def test_no_edit_there(vlmend_cli: Callable[..., Any], tiny_folder: Callable[...
 
 
 def test_unknown_editor(vlmend_cli: Callable[..., Any], cases_file: Path, tmp_path: Path) -> None:
-    outcome = vlmend_cli("edit", "demo", cases_file, "--out", tmp_path / "fixes", "--editor", "memit")
-    assert outcome.is_a_users_mistake("no editor named 'memit'")
+    outcome = vlmend_cli("edit", "demo", cases_file, "--out", tmp_path / "fixes", "--editor", "rome")
+    assert outcome.is_a_users_mistake("no editor named 'rome'")
