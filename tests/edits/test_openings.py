@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import vlmend
 from conftest import FAMILIES, said_by_forced_runs
 from vlmend import VLM, Edit, Example, WeightOp
 from vlmend.edits.neurons import NeuronOp
@@ -169,3 +170,9 @@ def test_of_several_the_likest_brings_its_own_opening(llava: VLM, examples):
         RecallOp(("one", "two"), keys, 1, None, LEAD, ("a",))
     with pytest.raises(EditError, match="has <image> in it"):
         PromptOp(TEXT, LEAD, "so <image>")
+
+
+def test_the_place_of_a_picture_whose_mark_begins_as_what_follows(picture):
+    """`<image><user>...`: where a template puts the picture first, its place is known by its mark."""
+    (row,) = vlmend.load("demo-llava").prepare([Example("so <image> what is this?", picture(1))]).rows
+    assert "so <image> what is this?" in row.prompt

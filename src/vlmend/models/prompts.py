@@ -141,7 +141,11 @@ class Prompter:
             return None
         with_picture, without = rendered(picture, after), rendered(after)
         lead = next((i for i, (a, b) in enumerate(zip(with_picture, without, strict=False)) if a != b), len(without))
-        return with_picture[lead : lead + len(with_picture) - len(without)]
+        size = len(with_picture) - len(without)
+        # What follows may begin as the picture's place does ("<image><user>"): of all such parts that with its mark.
+        starts = [at for at in range(lead, -1, -1) if with_picture[:at] + with_picture[at + size :] == without]
+        found = [with_picture[at : at + size] for at in starts or [lead]]
+        return next((one for one in found if self.traits.mark and self.traits.mark in one), found[0])
 
 
 def _text(text: str) -> dict[str, str]:
