@@ -32,7 +32,7 @@ from vlmend.editors.ike import IKE
 from vlmend.models.beginnings import Openings
 from vlmend.models.prepared import Preparer
 
-COUNT, REPEATS = 32, 2
+COUNT = 32
 
 
 def main() -> None:
@@ -51,12 +51,12 @@ def main() -> None:
         measured(warm)
         edit = editor.fit(vlm, [case])
         shared = forced(vlm, edit, case)
-        best, again = fastest(measured, REPEATS), fastest(lambda: forced(vlm, edit, case), REPEATS)
+        best, again = fastest(measured, 2), fastest(lambda: forced(vlm, edit, case), 2)
         work = gflop(measured)
         with patch.object(Preparer, "opened", lambda *_: 0):
-            pictures = fastest(measured, REPEATS)
+            pictures = fastest(measured, 2)
         with whole_rows(vlm):
-            without, took_plain = fastest(measured, REPEATS), fastest(lambda: plain_editing(vlm, editor, case), REPEATS)
+            without, took_plain = fastest(measured, 2), fastest(lambda: plain_editing(vlm, editor, case), 2)
             apart = forced(vlm, edit, case)
         with vlm.using(edit):
             row = vlm.prepare([case.request]).rows[0]

@@ -159,8 +159,8 @@ def likeliest(vlm: VLM, example: Example, edit: Edit | None) -> list[int]:
     return vlm.run(vlm.prepare([example]), edit).rows[0].logits_NV.argmax(-1).tolist()
 
 
-def fastest(work: Any) -> Timed:
-    return min((timed(work)[1] for _ in range(REPEATS)), key=lambda took: took.seconds)
+def fastest(work: Any, repeats: int = REPEATS) -> Timed:
+    return min((timed(work)[1] for _ in range(repeats)), key=lambda took: took.seconds)
 
 
 def figures_of(best: Timed, plain: Timed, work: float, limit: float) -> dict[str, Any]:
