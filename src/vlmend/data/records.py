@@ -19,8 +19,13 @@ __all__ = [
     "TEXT_LOCALITY",
     "EditCase",
     "Example",
+    "PreferencePair",
     "Probe",
+    "Span",
 ]
+
+Span = tuple[int, int]
+"""Some characters of a text, ``text[start:end]``."""
 
 TEXT_GENERALITY = "text_generality"
 IMAGE_GENERALITY = "image_generality"
@@ -98,3 +103,32 @@ class EditCase:
     def probes_of(self, kind: str) -> tuple[Probe, ...]:
         """The probes of one kind, in their order."""
         return tuple(probe for probe in self.probes if probe.kind == kind)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """A better and a worse answer to one question.
+
+    ``image`` is as in `Example`. ``chosen_spans`` and ``rejected_spans`` are the characters in which they differ, where
+    that is told; ``origin`` says how the worse answer came to be ("weakened", "injected", or what a file calls it), and
+    ``notes`` what else is known: (field, JSON text).
+    """
+
+    id: str
+    question: str
+    chosen: str
+    rejected: str
+    image: Pictures = None
+    chosen_spans: tuple[Span, ...] = ()
+    rejected_spans: tuple[Span, ...] = ()
+    origin: str = ""
+    notes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it is told in what the answers differ."""
+        return bool(self.chosen_spans or self.rejected_spans)
+
+    def example(self, answer: str) -> Example:
+        """Its question with one of its answers."""
+        return Example(self.question, self.image, answer)
