@@ -40,7 +40,7 @@ class Completion:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Makes an error of every redirect: urllib would send the key along, to whatever host."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
         return None
 
 

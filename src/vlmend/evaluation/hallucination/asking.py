@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from vlmend.data.questions import Answer, Key, YesNoQuestion
 from vlmend.data.records import Example
@@ -15,8 +15,11 @@ from vlmend.evaluation.hallucination.pope import DEFAULT, pope, protocol_of
 from vlmend.evaluation.stats import Estimate
 from vlmend.models.vlm import VLM
 
-__all__ = ["Log", "Result", "Suite", "answers_to", "pope_suite"]
+__all__ = ["Log", "Result", "Suite", "answers_to", "pictured", "pope_suite"]
 
+Asked = TypeVar("Asked")
+
+SHORT = 64  # tokens of an answer that is no description
 BATCH = 32  # questions prepared together; those on one picture share its encoding
 
 
@@ -31,6 +34,11 @@ class Result(Protocol):
     @property
     def rates(self) -> Mapping[str, Estimate]:
         """Name -> rate, with coverage and length among them."""
+        ...
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Name -> unit of those that are no shares."""
         ...
 
     def to_json(self) -> dict[str, Any]:
@@ -59,11 +67,13 @@ class Suite:
         name: what it is asked for by.
         asked: (id, example) of every question; ids are unique.
         score: the result of an answer to each.
+        max_new_tokens: longest answer, unless the caller says another.
     """
 
     name: str
     asked: Sequence[tuple[Key, Example]]
     score: Callable[[Sequence[Answer]], Result]
+    max_new_tokens: int = SHORT
 
     @property
     def fingerprint(self) -> str:
@@ -120,15 +130,35 @@ def pope_suite(
         UnknownNameError: there is no such protocol.
     """
     way = protocol_of(protocol).name
-    missing = [(index, images / one.image) for index, one in enumerate(questions) if not (images / one.image).is_file()]
+    found = pictured(path, [(one, images / one.image) for one in questions], skip_missing=skip_missing)
+    kept = [one for one, _ in found]
+    asked = [(one.id, Example(one.question, picture, one.answer)) for one, picture in found]
+    return Suite("pope", asked, lambda answers: pope(kept, answers, protocol=way))
+
+
+def pictured(
+    path: Path, questions: Sequence[tuple[Asked, Path]], *, skip_missing: bool = False
+) -> list[tuple[Asked, Path]]:
+    """The questions whose pictures are there, with these.
+
+    Args:
+        path: the file that they are from, for errors.
+        questions: each with where its picture should be.
+        skip_missing: leave out the others, instead of raising.
+
+    Raises:
+        MissingImageError: pictures are missing; lists them.
+        DataError: none is there.
+    """
+    missing = [(index, picture) for index, (_, picture) in enumerate(questions) if not picture.is_file()]
     if missing and not skip_missing:
         raise MissingImageError(missing, path=path)
     absent = {index for index, _ in missing}
     kept = [one for index, one in enumerate(questions) if index not in absent]
     if not kept:
-        raise DataError(f"none of its pictures is in {images}", path=path)
-    asked = [(one.id, Example(one.question, images / one.image, one.answer)) for one in kept]
-    return Suite("pope", asked, lambda answers: pope(kept, answers, protocol=way))
+        folder = f"in {missing[0][1].parent}" if missing else "there"
+        raise DataError(f"none of its pictures is {folder}", path=path)
+    return kept
 
 
 def _batches(asked: Sequence[tuple[Key, Example]]) -> Iterator[Sequence[tuple[Key, Example]]]:

@@ -6,8 +6,8 @@ published ``eval_gpt_obj_halbench.py``, not CHAIR_s); *mention* hallucination is
 COCO's that are named. An answer of three words or fewer names none.
 
 The published extractor is a hosted model that is no longer served (gpt-3.5-turbo-0613), followed by spaCy's parts of
-speech. Here it is whatever the caller gives; the result names it, and numbers of different extractors cannot be
-compared.
+speech. Here it is whatever the caller gives (``extracting.py`` asks any endpoint); the result names it, and numbers of
+different extractors cannot be compared.
 The published list of synonyms is CC BY-NC data and is not part of this package: read your copy with
 ``data.formats.coco.read_synonyms``.
 
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from vlmend.data.questions import Answer, Key
 from vlmend.errors import UnknownNameError
+from vlmend.evaluation.failure import Failure
 from vlmend.evaluation.hallucination.answering import known
 from vlmend.evaluation.hallucination.chair import CaptionRecord, fingerprint, judged
 from vlmend.evaluation.hallucination.naming import Named, PublishedWords, lemma_of_list, pairs_of, stripped_lists
@@ -35,6 +36,7 @@ __all__ = [
     "Extractor",
     "ObjectHalBenchProtocol",
     "ObjectHalBenchResult",
+    "is_short",
     "listed_words",
     "object_halbench",
 ]
@@ -68,6 +70,7 @@ class ObjectHalBenchResult(Rated):
         recall: share of the objects that are there that are named.
         words: mean length.
         records: every answer.
+        failed: answers whose objects could not be had; they are not among the ``n``.
     """
 
     protocol: str
@@ -81,6 +84,7 @@ class ObjectHalBenchResult(Rated):
     recall: Estimate
     words: Estimate
     records: tuple[CaptionRecord, ...]
+    failed: tuple[Failure, ...] = ()
 
 
 def _heads(phrases: Iterable[str], words: PublishedWords) -> Iterator[str]:
@@ -159,6 +163,11 @@ def listed_words(synonyms: str) -> Extractor:
     return Extractor("listed-words", lambda answer: [named.word for named in words.find(answer.text)])
 
 
+def is_short(answer: Answer) -> bool:
+    """Whether an answer is not looked at, and names nothing."""
+    return words_in(answer.text) <= _SHORT
+
+
 def _words(synonyms: str) -> PublishedWords:
     lists = stripped_lists(synonyms)
     return PublishedWords(lists, lemma_of_list, pairs_of(lists))
@@ -167,6 +176,6 @@ def _words(synonyms: str) -> PublishedWords:
 def _mentions(
     answer: Answer, extractor: Extractor, way: ObjectHalBenchProtocol, words: PublishedWords
 ) -> Sequence[Named]:
-    if words_in(answer.text) <= _SHORT:
+    if is_short(answer):
         return ()
     return words.named(list(dict.fromkeys(way.words(extractor.objects(answer), words))))

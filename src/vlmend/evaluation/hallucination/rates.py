@@ -6,7 +6,7 @@ independent. The order of the answers never matters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -24,6 +24,11 @@ class Rated:
     def rates(self) -> dict[str, Estimate]:
         """Name -> rate, with coverage and length among them."""
         return estimates_of(self)
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Name -> unit of what is no share."""
+        return {"words": "words"}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a mean of nothing is null."""

@@ -14,6 +14,7 @@ from typing import Any
 from vlmend.data.questions import Answer, Key, OpenQuestion
 from vlmend.endpoints import Completion
 from vlmend.errors import UnknownNameError, VlmendError
+from vlmend.evaluation.failure import Failure
 from vlmend.evaluation.hallucination.answering import answered
 from vlmend.evaluation.hallucination.rates import words_in
 from vlmend.evaluation.judged.judge import Judge, Missing, Told
@@ -24,7 +25,6 @@ from vlmend.evaluation.stats import Estimate, estimate, ratio
 
 __all__ = [
     "Benchmark",
-    "Failure",
     "JudgeProtocol",
     "JudgedBy",
     "JudgedRecord",
@@ -151,15 +151,6 @@ class JudgedBy:
     temperature: float
     max_tokens: int
     runs: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An answer that was not rated, the time it was asked about, and why not."""
-
-    id: Key
-    run: int
-    why: str
 
 
 @dataclass(frozen=True)

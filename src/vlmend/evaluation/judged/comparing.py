@@ -9,9 +9,9 @@ from typing import Any
 
 from vlmend.data.formats.files import Record, read_object
 from vlmend.errors import DataError, UnknownNameError, VlmendError
+from vlmend.evaluation.failure import Failure
 from vlmend.evaluation.judged.benchmark import (
     WORDS,
-    Failure,
     JudgedBy,
     JudgedRecord,
     JudgedResult,

@@ -16,7 +16,6 @@ from vlmend.errors import DataError
 __all__ = ["Prompt", "prompt_of"]
 
 _PLACE = re.compile(r"\{(question|reference|answer|context)\}")
-_NEEDED = ("reference", "answer")
 
 
 @dataclass(frozen=True)
@@ -54,16 +53,19 @@ class Prompt:
         return [*before, {"role": "user", "content": text}]
 
 
-def prompt_of(path: Path, *, order: Sequence[str] = (), ending: str = "") -> Prompt:
+def prompt_of(
+    path: Path, *, order: Sequence[str] = (), ending: str = "", needed: Sequence[str] = ("reference", "answer")
+) -> Prompt:
     """A prompt out of one's own copy of a published one.
 
     Args:
         path: a text file.
         order: what successive ``{}`` in it stand for, as published code fills them in.
         ending: put behind a text that has no places at all.
+        needed: places that it must have.
 
     Raises:
-        DataError: it cannot be read, or has no place for the reference or the answer.
+        DataError: it cannot be read, or lacks a place that is needed.
     """
     text = read_text(path).strip()
     if order and text.count("{}") == len(order):
@@ -72,7 +74,7 @@ def prompt_of(path: Path, *, order: Sequence[str] = (), ending: str = "") -> Pro
     if not _PLACE.search(text):
         text += ending
     places = set(_PLACE.findall(text))
-    for name in _NEEDED:
+    for name in needed:
         if name not in places:
             raise DataError(f"the judge's prompt has no {{{name}}} in it", path=path)
     return Prompt(path.name, {"": text})

@@ -40,13 +40,12 @@ class Replies:
     """Replies by request.
 
     Args:
-        path: JSON lines of ``key``, ``run``, ``request``, ``reply``, ``model``; made if absent, and added to. Without
-            one, replies are kept for as long as this lives.
+        path: JSON lines of ``key``, ``run``, ``request``, ``reply``, ``model``; made when the first reply comes, and
+            added to. Without one, replies are kept for as long as this lives.
         more: such files of other runs, which are read alone.
 
     Raises:
         RunError: a file is no such file, or ``more`` names one that is not there.
-        WriteError: the first cannot be written.
 
     Of several replies to one request the last counts. Used as a context it closes the file.
     """
@@ -57,11 +56,10 @@ class Replies:
             if not other.is_file():
                 raise RunError(f"{other}: there is no such file of recorded replies")
             self._take(other, read_lines(other))
+        self._path = path
+        self._file: Lines | None = None  # nothing is written before there is a reply
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = None if path is None else Lines(path)
-        if self._file is not None:
-            self._take(self._file.path, self._file.records)
+            self._take(path, read_lines(path))
 
     def get(self, request: Request) -> Completion | None:
         """The reply to a request, if there is one."""
@@ -73,7 +71,9 @@ class Replies:
         Raises:
             WriteError: it cannot be written.
         """
-        if self._file is not None:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._file or Lines(self._path)
             self._file.append(
                 {
                     "key": request.key,
