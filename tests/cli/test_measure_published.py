@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -250,7 +251,8 @@ def test_object_halbench(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The objects of an answer are listed by an endpoint, or by the words of the list."""
-    monkeypatch.setattr("vlmend.evaluation.hallucination.object_halbench._SHORT", -1)  # a random model says little
+    module = importlib.import_module("vlmend.evaluation.hallucination.object_halbench")
+    monkeypatch.setattr(module, "_SHORT", -1)  # a random model says little
 
     def packed(number: int) -> bytes:
         content = io.BytesIO()

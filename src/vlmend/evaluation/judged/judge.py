@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from vlmend.endpoints import Completion, Endpoint
+from vlmend.endpoints import Completion
 from vlmend.errors import EndpointError
 from vlmend.evaluation.judged.replies import Replies, Request
 
-__all__ = ["Judge", "Missing", "Told"]
+__all__ = ["Judge", "Missing", "Speaker", "Told"]
+
+
+class Speaker(Protocol):
+    """What replies to requests: an `Endpoint`, or anything of one's own."""
+
+    def complete(self, body: Mapping[str, Any]) -> Completion:
+        """The reply to a request.
+
+        Raises:
+            EndpointError: there is none.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +57,7 @@ class Judge:
 
     model: str
     replies: Replies
-    endpoint: Endpoint | None = None
+    endpoint: Speaker | None = None
     temperature: float | None = None
     max_tokens: int | None = None
     runs: int = 1
@@ -92,7 +104,7 @@ class Judge:
                 self.progress()
         return [missing.get(one.key) or self.replies.get(one) or Missing("was not asked for") for one in requests]
 
-    def _asked(self, endpoint: Endpoint, requests: Sequence[Request]) -> dict[str, Missing]:
+    def _asked(self, endpoint: Speaker, requests: Sequence[Request]) -> dict[str, Missing]:
         """Record replies as they come; key -> why there is none."""
         missing: dict[str, Missing] = {}
         with ThreadPoolExecutor(self.at_once) as pool:
@@ -113,7 +125,7 @@ class Judge:
         return missing
 
 
-def _tried(endpoint: Endpoint, request: Request) -> Completion | EndpointError:
+def _tried(endpoint: Speaker, request: Request) -> Completion | EndpointError:
     try:
         return endpoint.complete(request.body)
     except EndpointError as error:
