@@ -1,0 +1,197 @@
+"""What is trained of a model: low-rank changes of its linear layers, or weights themselves.
+
+Either is in force for as long as it is trained, on the way back too, is left out while the reference runs, and becomes
+an operation at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vlmend.editors.low_rank import factors_for
+from vlmend.edits.ops import Op, WeightOp
+from vlmend.errors import VlmendError
+from vlmend.models.parts import LayerSpec
+from vlmend.models.trace import added, called_through
+from vlmend.models.vlm import VLM
+
+__all__ = ["Adapter", "FullAdapter", "LoRAAdapter", "Trained"]
+
+
+class Adapter(Protocol):
+    """What is trained, and where: a frozen dataclass of hyper-parameters."""
+
+    @contextmanager
+    def trained(self, vlm: VLM) -> Generator[Trained]:
+        """In force in the block, to be trained; behind it the model is bit for bit what it was."""
+        ...
+
+
+class Trained(nn.Module):
+    """The tensors that are trained of one model, its parameters."""
+
+    @contextmanager
+    def left_out(self) -> Generator[None]:
+        """Within the block the model runs without them.
+
+        Raises:
+            VlmendError: it cannot.
+        """
+        raise NotImplementedError
+
+    def op(self) -> Op:
+        """What they do to the model."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LoRAAdapter:
+    """Low-rank changes (arXiv 2106.09685): alpha/r B A beside every linear layer of some modules, B zero at first.
+
+    Attributes:
+        layers: which decoder layers.
+        modules: which modules in them, by role; "connector" and "vision" stand outside of them and are left as they
+            are unless named.
+        rank: r.
+        alpha: the change is scaled by alpha / r.
+        dropout: share of a layer's inputs that its change does not see in training.
+        seed: of the draw of A.
+
+    Raises:
+        VlmendError: a setting is out of its range.
+    """
+
+    layers: LayerSpec = "all"
+    modules: tuple[str, ...] = ("attn", "mlp")
+    rank: int = 32
+    alpha: float = 64.0
+    dropout: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise VlmendError(f"rank is at least 1, not {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise VlmendError(f"dropout is at least 0 and below 1, not {self.dropout}")
+
+    @contextmanager
+    def trained(self, vlm: VLM) -> Generator[Trained]:
+        """See `Adapter`.
+
+        Raises:
+            PartsError: the model has no such layers or modules.
+        """
+        linears = vlm.weights.linears(vlm.parts.modules(self.layers, self.modules))
+        draw = torch.Generator().manual_seed(self.seed)
+        factors = {name: factors_for(linear, self.rank, self.alpha, draw) for name, linear in linears.items()}
+        trained = _Factors(linears, factors, self.dropout)
+        inside = {linear for linear in vlm.parts.decoder.modules() if isinstance(linear, nn.Linear)}
+        with ExitStack() as stack:
+            outside: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+            for place, linear in enumerate(linears.values()):
+                change = trained.change(place)
+                if linear in inside:  # no hook: rows with hooks are run whole, and this acts at every token alike
+                    stack.enter_context(called_through(linear, _adding(change)))
+                else:
+                    outside[linear] = change
+            stack.enter_context(added(outside))
+            yield trained
+
+
+class _Factors(Trained):
+    def __init__(
+        self, linears: dict[str, nn.Linear], factors: dict[str, tuple[Tensor, Tensor]], dropout: float
+    ) -> None:
+        super().__init__()
+        self._names = list(linears)
+        self._types = [linear.weight.dtype for linear in linears.values()]
+        self.left = nn.ParameterList(left for left, _ in factors.values())
+        self.right = nn.ParameterList(right for _, right in factors.values())
+        self._dropout = dropout
+        self._out = False
+
+    @contextmanager
+    def left_out(self) -> Generator[None]:
+        self._out = True
+        try:
+            yield
+        finally:
+            self._out = False
+
+    def change(self, place: int) -> Callable[[Tensor], Tensor]:
+        """What is added to the output of one of the layers, out of its input."""
+        left, right = self.left[place], self.right[place]
+
+        def change(x: Tensor) -> Tensor:
+            if self._out:
+                return x.new_zeros(())
+            seen = functional.dropout(x, self._dropout, training=self.training) if self._dropout else x
+            return functional.linear(functional.linear(seen.to(right.dtype), right), left).to(x.dtype)
+
+        return change
+
+    def op(self) -> Op:
+        return WeightOp.low_rank(
+            {
+                name: (left.detach().to(dtype), right.detach().to(dtype))
+                for name, dtype, left, right in zip(self._names, self._types, self.left, self.right, strict=True)
+            }
+        )
+
+
+def _adding(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda forward, x: forward(x) + change(x)
+
+
+@dataclass(frozen=True)
+class FullAdapter:
+    """The weights of some modules themselves; what they were is the reference, which must be asked beforehand.
+
+    Attributes:
+        layers: which decoder layers.
+        modules: which modules in them, by role, or "connector", "vision", "head", "norm".
+    """
+
+    layers: LayerSpec = "all"
+    modules: tuple[str, ...] = ("attn", "mlp")
+
+    @contextmanager
+    def trained(self, vlm: VLM) -> Generator[Trained]:
+        """See `Adapter`.
+
+        Raises:
+            PartsError: the model has no such layers or modules.
+            EditError: a weight is not one tensor on disk.
+        """
+        names = vlm.weights.named(vlm.parts.modules(self.layers, self.modules))
+        with vlm.weights.borrowed(names) as parameters:
+            yield _Weights(parameters)
+
+
+class _Weights(Trained):
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        super().__init__()
+        self._names = list(parameters)
+        self.weights = nn.ParameterList(parameters.values())
+        self._before = [parameter.detach().clone() for parameter in parameters.values()]
+
+    @contextmanager
+    def left_out(self) -> Generator[None]:
+        raise VlmendError("what the weights were is gone once they are trained: the reference must be asked before")
+        yield
+
+    def op(self) -> Op:
+        wide = torch.float32
+        return WeightOp.deltas(
+            {
+                name: (parameter.detach().to(wide) - before.to(wide)).to(parameter.dtype)
+                for name, parameter, before in zip(self._names, self.weights, self._before, strict=True)
+            }
+        )
