@@ -23,6 +23,7 @@ from vlmend.cli import (
     measure,
     sequence,
     train_editor,
+    weaken,
     world,
 )
 from vlmend.cli.console import complain
@@ -94,6 +95,7 @@ app.command()(bench.bench)
 app.command()(build.build)
 app.command()(sequence.sequence)
 app.command()(measure.measure)
+app.command()(weaken.weaken)
 app.command()(doctor.doctor)
 app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")

@@ -209,6 +209,28 @@ def exemplars(
 
 
 @app.command()
+def positives(
+    out: OutOption = Path("runs/positives"),
+    captions: Annotated[int, typer.Option(min=0, help="Descriptions.")] = 600,
+    questions: Annotated[int, typer.Option(min=0, help="Questions.")] = 600,
+    form: Annotated[str, typer.Option(help="Of the descriptions: short, detailed or list.")] = "short",
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write natural pictures with right answers, as conversations: what vlmend pairs makes worse answers for."""
+    with replying(as_json) as reply:
+        from vlmend.errors import VlmendError
+        from vlmend.world.positives import write
+
+        if not captions + questions:
+            raise VlmendError("--captions and --questions are both 0: nothing is to be written")
+        with working("Drawing"):
+            path = write(out, captions, questions, seed, form)  # pyright: ignore[reportArgumentType]
+        reply.line(str(path))
+        reply.document = {"conversations": str(path), "captions": captions, "questions": questions, "seed": seed}
+
+
+@app.command()
 def dose(
     out: OutOption = Path("runs/dose"),
     model: Annotated[str, typer.Option(help="The model whose image encoder the small models share.")] = "demo",

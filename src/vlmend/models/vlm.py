@@ -31,7 +31,7 @@ from vlmend.models.prefix import Cut
 from vlmend.models.prepared import Asked, Batch, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
-from vlmend.models.sampling import Sampling
+from vlmend.models.sampling import Draws, Sampling
 from vlmend.models.telling import Teller
 from vlmend.models.tensors import fingerprint
 from vlmend.models.weights import Folded, Weights, WeightsOperation, shared_change
@@ -285,7 +285,7 @@ class VLM:
         *,
         ops: Sequence[Any] = (),
         max_new_tokens: int = 32,
-        sampling: Sampling | None = None,
+        sampling: Sampling | Draws | None = None,
     ) -> list[Reply]:
         """As `generate`, with the answers' tokens; with ``sampling`` they are drawn."""
         settings = GenerationConfig(
@@ -311,6 +311,7 @@ class VLM:
                     batch = self._preparer.batch(rows.rows, with_targets=False)
                     mine = {place: mixings[index] for place, index in enumerate(some) if index in mixings}
                     rewrite = stepwise(mine, self._ends) if mine else None
+                    rewrite = rewrite if sampling is None else sampling.after(rewrite, some)
                     answer = partial(self._generated, rows, batch, settings, rewrite, sampling)
                     new_BN = self._begun.generate(rows, [plans[index] for index in some], answer)
                     replies.update(zip(some, map(self._reply, new_BN.tolist()), strict=True))
@@ -322,7 +323,7 @@ class VLM:
         batch: Batch,
         settings: GenerationConfig,
         rewrite: Rewrite | None,
-        sampling: Sampling | None,
+        sampling: Sampling | Draws | None,
         plans: Sequence[Plan],
     ) -> Tensor:
         drawing = nullcontext() if sampling is None else sampling.drawing(self.device)
@@ -333,6 +334,23 @@ class VLM:
         """The row with another answer: some tokens, or a text and what closes the turn."""
         said = self._answered(row, tokens) if isinstance(tokens, str) else list(tokens)
         return replace(row, target_N=row.ids_T.new_tensor(said), answer_length=len(said))
+
+    def going_on(self, row: Row, tokens: Sequence[int]) -> Row:
+        """The row with an answer begun: what it generates goes on behind these tokens. They are no part of that."""
+        said_N, traits = row.ids_T.new_tensor(list(tokens)), self._preparer.traits
+        extras = {
+            name: torch.cat([values, values.new_full((len(said_N),), traits.along.get(name, 0))])
+            for name, values in row.extras.items()
+        }
+        return replace(
+            row,
+            prompt=row.prompt + self.tokenizer.decode(tokens),
+            ids_T=torch.cat([row.ids_T, said_N]),
+            visual_T=torch.cat([row.visual_T, row.visual_T.new_zeros(len(said_N))]),
+            target_N=row.target_N[:0],
+            answer_length=0,
+            extras=extras,
+        )
 
     def followed(self, outputs: Sequence[RowOutput], *, max_new_tokens: int) -> list[Reply | None]:
         """What greedy decoding says to rows, as far as their teacher-forced outputs tell; see `greedy.follow`.
