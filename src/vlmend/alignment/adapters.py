@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vlmend.editors.low_rank import factors_for
 from vlmend.edits.ops import Op, WeightOp
 from vlmend.errors import VlmendError
 from vlmend.models.parts import LayerSpec
@@ -53,7 +52,8 @@ class Trained(nn.Module):
 
 @dataclass(frozen=True)
 class LoRAAdapter:
-    """Low-rank changes (arXiv 2106.09685): alpha/r B A beside every linear layer of some modules, B zero at first.
+    """Low-rank changes (arXiv 2106.09685): alpha/r B A beside every linear layer of some modules, B zero at first and A
+    drawn uniformly from within 1 / sqrt(in), as peft draws it.
 
     Attributes:
         layers: which decoder layers.
@@ -89,9 +89,7 @@ class LoRAAdapter:
             PartsError: the model has no such layers or modules.
         """
         linears = vlm.weights.linears(vlm.parts.modules(self.layers, self.modules))
-        draw = torch.Generator().manual_seed(self.seed)
-        factors = {name: factors_for(linear, self.rank, self.alpha, draw) for name, linear in linears.items()}
-        trained = _Factors(linears, factors, self.dropout)
+        trained = _Factors(linears, self)
         inside = {linear for linear in vlm.parts.decoder.modules() if isinstance(linear, nn.Linear)}
         with ExitStack() as stack:
             outside: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
@@ -106,16 +104,20 @@ class LoRAAdapter:
 
 
 class _Factors(Trained):
-    def __init__(
-        self, linears: dict[str, nn.Linear], factors: dict[str, tuple[Tensor, Tensor]], dropout: float
-    ) -> None:
+    def __init__(self, linears: dict[str, nn.Linear], settings: LoRAAdapter) -> None:
         super().__init__()
+        draw = torch.Generator().manual_seed(settings.seed)
         self._names = list(linears)
         self._types = [linear.weight.dtype for linear in linears.values()]
-        self.left = nn.ParameterList(left for left, _ in factors.values())
-        self.right = nn.ParameterList(right for _, right in factors.values())
-        self._dropout = dropout
+        self._scale = settings.alpha / settings.rank
+        self._dropout = settings.dropout
         self._out = False
+        self.a, self.b = nn.ParameterList(), nn.ParameterList()
+        for linear in linears.values():
+            bound, place = linear.in_features**-0.5, linear.weight.device
+            drawn = torch.empty(settings.rank, linear.in_features).uniform_(-bound, bound, generator=draw)
+            self.a.append(nn.Parameter(drawn.to(place)))
+            self.b.append(nn.Parameter(torch.zeros(linear.out_features, settings.rank, device=place)))
 
     @contextmanager
     def left_out(self) -> Generator[None]:
@@ -127,21 +129,21 @@ class _Factors(Trained):
 
     def change(self, place: int) -> Callable[[Tensor], Tensor]:
         """What is added to the output of one of the layers, out of its input."""
-        left, right = self.left[place], self.right[place]
+        a, b = self.a[place], self.b[place]
 
         def change(x: Tensor) -> Tensor:
             if self._out:
                 return x.new_zeros(())
             seen = functional.dropout(x, self._dropout, training=self.training) if self._dropout else x
-            return functional.linear(functional.linear(seen.to(right.dtype), right), left).to(x.dtype)
+            return (functional.linear(functional.linear(seen.to(a.dtype), a), b) * self._scale).to(x.dtype)
 
         return change
 
     def op(self) -> Op:
         return WeightOp.low_rank(
             {
-                name: (left.detach().to(dtype), right.detach().to(dtype))
-                for name, dtype, left, right in zip(self._names, self._types, self.left, self.right, strict=True)
+                name: (b.detach().to(dtype) * self._scale, a.detach().to(dtype))
+                for name, dtype, a, b in zip(self._names, self._types, self.a, self.b, strict=True)
             }
         )
 

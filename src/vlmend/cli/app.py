@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from vlmend import __version__
 from vlmend.cli import (
+    align,
     ask,
     bench,
     build,
@@ -96,6 +97,7 @@ app.command()(build.build)
 app.command()(sequence.sequence)
 app.command()(measure.measure)
 app.command()(weaken.weaken)
+app.command()(align.align)
 app.command()(doctor.doctor)
 app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")
