@@ -21,6 +21,7 @@ from vlmend.cli import (
     edit,
     edits,
     measure,
+    pairs,
     sequence,
     train_editor,
     weaken,
@@ -96,6 +97,7 @@ app.command()(build.build)
 app.command()(sequence.sequence)
 app.command()(measure.measure)
 app.command()(weaken.weaken)
+app.command()(pairs.pairs)
 app.command()(doctor.doctor)
 app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")
