@@ -22,6 +22,7 @@ from vlmend.cli import (
     edit,
     edits,
     measure,
+    pairs,
     sequence,
     train_editor,
     weaken,
@@ -98,6 +99,7 @@ app.command()(sequence.sequence)
 app.command()(measure.measure)
 app.command()(weaken.weaken)
 app.command()(align.align)
+app.command()(pairs.pairs)
 app.command()(doctor.doctor)
 app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")

@@ -7,7 +7,8 @@ bytes, under the feature that datasets decodes to PIL pictures.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def write_columns(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     if "images" in made.column_names:
         features = made.features.copy()
         features["images"] = datasets.List(datasets.Image()) if hasattr(datasets, "List") else [datasets.Image()]
-        made = made.cast(features)
+        with _without_bars(datasets):
+            made = made.cast(features)
     with whole(path) as part:
         if path.suffix.lower() == ".arrow":
             import pyarrow as arrow
@@ -110,6 +112,17 @@ def unstored(value: Any, root: Path) -> Path | Image.Image | None:
                 return None
         return root / found["path"] if isinstance(found.get("path"), str) and found["path"] else None
     return None
+
+
+@contextmanager
+def _without_bars(datasets: Any) -> Generator[None]:
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _datasets(path: Path) -> Any:
