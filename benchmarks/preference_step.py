@@ -1,6 +1,6 @@
 """How fast a step of preference optimisation is. See README.md beside this file.
 
-DPO steps of 2 pairs on a LLaVA of 58 M parameters: one picture and about 23 words of prompt, answers of 60 tokens, LoRA
+DPO steps of 2 pairs on a LLaVA of 58 M parameters: one picture and about 23 words of prompt, answers of about 60 tokens, LoRA
 of rank 32 on every linear layer of the language model, without dropout, begun alike. TRL's `DPOTrainer` and `vlmend
 align` are given the same batches, one after another; of each step the loss, the pairs' log-probabilities and the
 gradients are compared, and the CPU seconds of the fastest are taken. (AdamW's epsilon is large, so that rounding does
@@ -31,11 +31,11 @@ from vlmend.alignment.adapters import LoRAAdapter
 from vlmend.alignment.train import Alignment, align
 from vlmend.data.records import PreferencePair
 
-STEPS, BATCH, RANK, ALPHA, LR, EPSILON = 5, 2, 32, 64.0, 1e-3, 1e-2
+STEPS, BATCH, RANK, ALPHA, LR, EPSILON = 5, 2, 32, 64.0, 1e-4, 1e-2
 ADAPTER = LoRAAdapter(rank=RANK, alpha=ALPHA, dropout=0.0)
 
 
-def pairs(folder: Path, words: int = 60) -> list[PreferencePair]:
+def pairs(folder: Path, words: int = 20) -> list[PreferencePair]:
     """As many as the steps take, each with a picture of its own, a file."""
     draw = np.random.default_rng(0)
     vocabulary = ["a", "the", "cat", "dog", "red", "blue", "table", "on", "of", "large", "tree", "man", "woman", "bus"]

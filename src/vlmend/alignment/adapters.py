@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +21,6 @@ from vlmend.models.trace import added, called_through
 from vlmend.models.vlm import VLM
 
 __all__ = ["Adapter", "FullAdapter", "LoRAAdapter", "Trained"]
-
-
-class Adapter(Protocol):
-    """What is trained, and where: a frozen dataclass of hyper-parameters."""
-
-    @contextmanager
-    def trained(self, vlm: VLM) -> Generator[Trained]:
-        """In force in the block, to be trained; behind it the model is bit for bit what it was."""
-        ...
 
 
 class Trained(nn.Module):
@@ -83,7 +73,7 @@ class LoRAAdapter:
 
     @contextmanager
     def trained(self, vlm: VLM) -> Generator[Trained]:
-        """See `Adapter`.
+        """In force in the block, to be trained; behind it the model is bit for bit what it was.
 
         Raises:
             PartsError: the model has no such layers or modules.
@@ -166,7 +156,7 @@ class FullAdapter:
 
     @contextmanager
     def trained(self, vlm: VLM) -> Generator[Trained]:
-        """See `Adapter`.
+        """In force in the block, to be trained; behind it the model is bit for bit what it was.
 
         Raises:
             PartsError: the model has no such layers or modules.
@@ -197,3 +187,7 @@ class _Weights(Trained):
                 for name, parameter, before in zip(self._names, self.weights, self._before, strict=True)
             }
         )
+
+
+Adapter = LoRAAdapter | FullAdapter
+"""What is trained, and where. Each has ``trained(vlm)``: a context that gives its tensors."""

@@ -93,7 +93,7 @@ class Collator:
         seed: int = 0,
     ) -> None:
         self._vlm = vlm
-        self._sides = tuple(side for side in _ORDER if side in sides)
+        self._sides: tuple[Side, ...] = tuple(side for side in _ORDER if side in sides)
         self._spans = spans
         self._contrast = contrast
         self._seed = seed

@@ -31,7 +31,7 @@ from vlmend.models.vlm import VLM
 from vlmend.ranks import Ranks
 from vlmend.runs import Run
 
-__all__ = ["Alignment", "align"]
+__all__ = ["Alignment", "align", "settings_of"]
 
 _EDIT, _CHECKPOINTS, _REFERENCE = "edit", "checkpoints", "reference"
 
@@ -146,7 +146,7 @@ def align(
         "fingerprint": vlm.fingerprint,
         "edits": list(vlm.active_edits),
         "pairs": {"count": len(kept), "skipped": [dataclasses.asdict(one) for one in skipped], "source": source},
-        "settings": _settings(method),
+        "settings": settings_of(method),
         "processes": ranks.count,
         "versions": library_versions(),
     }
@@ -231,8 +231,9 @@ class _Trainer(Trainer):
         if "loss" in logs:
             means = self._policy.means()
             if means:
-                values = self.accelerator.gather(torch.stack(list(means.values()))[None]).mean(0)  # type: ignore[union-attr]
-                logs |= dict(zip(means, values.tolist(), strict=True))
+                each = self.accelerator.gather(torch.stack(list(means.values()))[None])
+                logs |= dict(zip(means, each.mean(0).tolist(), strict=True))  # type: ignore[union-attr]
+                logs["processes"] = len(each)
             step = self.state.global_step
             if step > self._logged and self.is_world_process_zero():
                 self._run.append({"step": step, **logs})
@@ -275,7 +276,7 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _settings(method: Alignment) -> dict[str, Any]:
+def settings_of(method: Alignment) -> dict[str, Any]:
     """All that was set, as JSON values."""
     own = {one.name: getattr(method, one.name) for one in dataclasses.fields(method) if one.name != "adapter"}
     adapter: Any = method.adapter
@@ -298,5 +299,11 @@ def _edit(
         settings=settings["settings"],
         model=vlm.name,
         fitted_on=vlm.active_edits,
-        chosen={"pairs": len(kept), "skipped": len(skipped), "source": source},
+        chosen={
+            "pairs": {"count": len(kept), "skipped": len(skipped), "source": source, "why": _counted(kept, skipped)}
+        },
     )
+
+
+def _counted(kept: Sequence[PreferencePair], skipped: Sequence[SkippedPair]) -> str:
+    return f"{len(kept)} that it can be trained on" + (f"; {len(skipped)} left out" if skipped else "")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vlmend.alignment.train import Alignment
 
-__all__ = ["align"]
+__all__ = ["align", "method_of"]
 
 _ADAPTERS = {"lora": "LoRAAdapter", "full": "FullAdapter"}
 _SHOWN = 12
@@ -58,7 +58,7 @@ def align(
     with replying(as_json) as reply:
         from vlmend.data.formats.preferences import read_preferences
 
-        method = _method(objective, adapter, read_settings(setting or ()))
+        method = method_of(objective, adapter, read_settings(setting or ()))
         with working(f"Reading {pairs}"):
             given = read_preferences(pairs, images, skip_missing=skip_missing).pairs[:limit]
         from vlmend.alignment.train import align as train
@@ -68,12 +68,19 @@ def align(
         vlm = load_model(model)
         with vlm.using(stacked(edits) if edits else None), tracking("Training") as moved:
             made = train(vlm, given, out, method, source=str(pairs), report_to=report_to, progress=moved)
-        _show(reply, out, made.chosen)
+        given_of = made.chosen["pairs"]
+        _show(reply, out, given_of)
         reply.line(str(out / "edit"))
-        reply.document = {"out": str(out), "edit": made.id, "model": vlm.name, **dict(made.chosen)}
+        reply.document = {
+            "out": str(out),
+            "edit": made.id,
+            "model": vlm.name,
+            "pairs": given_of["count"],
+            "skipped": given_of["skipped"],
+        }
 
 
-def _method(objective: str, adapter: str, settings: Mapping[str, Any]) -> Alignment:
+def method_of(objective: str, adapter: str, settings: Mapping[str, Any]) -> Alignment:
     """The training with settings that were typed in; a name is the training's or else the adapter's."""
     from vlmend.alignment import adapters
     from vlmend.alignment.train import Alignment
@@ -97,10 +104,10 @@ def _show(reply: Reply, out: Path, chosen: Mapping[str, Any]) -> None:
     import json
 
     records: list[Mapping[str, Any]] = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
-    reply.line(f"{chosen['pairs']} pairs" + (f", {chosen['skipped']} left out" if chosen["skipped"] else ""))
+    reply.line(f"{chosen['count']} pairs" + (f", {chosen['skipped']} left out" if chosen["skipped"] else ""))
     if not records:
         return
-    names = [name for name in records[0] if name not in ("step", "epoch", "learning_rate", "rank")]
+    names = [name for name in records[0] if name not in ("step", "epoch", "learning_rate", "processes", "rank")]
     table = quiet_table("Training: nats; the margin is h+ - h-", "Step")
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vlmend.cli.arguments import ModelArgument, load_model
 from vlmend.cli.console import JsonFlag, replying, working
+from vlmend.cli.world_alignment import alignment
 from vlmend.cli.world_attribution import attribution
 from vlmend.cli.world_cooperation import cooperation
 from vlmend.cli.world_table import table as method_table
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(attribution)
 app.command()(cooperation)
+app.command()(alignment)
 app.command("table")(method_table)
 
 OutOption = Annotated[Path, typer.Option(help="The folder to write to.")]
