@@ -95,18 +95,18 @@ def pairs(
         for option, (least, most) in (("--ratio", ratio), ("--weakened-ratio", weakened_ratio)):
             if not 0 < least <= most:
                 raise VlmendError(f"{option} takes least and most, both above 0, not {least:g} and {most:g}")
-        how = _resolved(rewriter, model)
+        how, place = _resolved(rewriter, model), _device(device)
         checkable = _checkable(words, model)
         cases = _cases(data, images)[:limit]
         if not cases:
             raise DataError("no record in it can be used", path=data)
-        vlm = load_model(model, device=_device(device))
+        vlm = load_model(model, device=place)
         made: dict[str, Any] = {
             "weaken": lambda: Weakened(
                 vlm, noise, Check(checkable, weakened_ratio, plausible), tries, temperature, max_new_tokens
             ),
             "inject": lambda: Injecting(
-                _injector(how, rewriter_model, vlm, checkable, answers, max_new_tokens, device),
+                _injector(how, rewriter_model, vlm, checkable, answers, max_new_tokens, place),
                 Check(checkable, ratio, plausible),
                 tries,
                 seed,
@@ -192,7 +192,7 @@ def _resolved(rewriter: str, model: str) -> str:
 
 
 def _injector(
-    how: str, name: str, vlm: VLM, checkable: Checkable | None, answers: Any, max_new_tokens: int, device: str
+    how: str, name: str, vlm: VLM, checkable: Checkable | None, answers: Any, max_new_tokens: int, place: str
 ) -> Injector:
     from vlmend.alignment.inject import Resampler, Rewriter
     from vlmend.models.chat import EndpointChat, FolderChat, OwnChat
@@ -205,7 +205,7 @@ def _injector(
         return Rewriter(OwnChat(vlm, max_new_tokens=max_new_tokens), answers)
     if how.startswith(("http://", "https://")):
         return Rewriter(EndpointChat(how, name, max_new_tokens=max_new_tokens), answers)
-    return Rewriter(FolderChat(how, max_new_tokens=max_new_tokens, device=_device(device)), answers)
+    return Rewriter(FolderChat(how, max_new_tokens=max_new_tokens, device=place), answers)
 
 
 def _checkable(words: str, model: str) -> Checkable | None:
@@ -223,6 +223,14 @@ def _checkable(words: str, model: str) -> Checkable | None:
 
 def _device(device: str) -> str:
     """Where this process's model is: of several on CUDA each has a card of its own."""
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise VlmendError(f"--device takes cpu or cuda, not '{device}'") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise VlmendError("--device cuda: there is no CUDA device")
     return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 
