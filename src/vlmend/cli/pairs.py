@@ -50,6 +50,9 @@ def pairs(
     ] = None,
     where: Annotated[str, typer.Option(help="Weaken: where the noise goes: pixels or picture.")] = "pixels",
     temperature: Annotated[float, typer.Option(min=0.0, help="Weaken: of the draws; 0 for none.")] = 0.2,
+    contrast: Annotated[
+        float, typer.Option(min=0.0, help="Weaken: answers by (1 + A) x with noise - A x without; 0 for none.")
+    ] = 0.0,
     rewriter: Annotated[
         str,
         typer.Option(
@@ -103,7 +106,7 @@ def pairs(
         vlm = load_model(model, device=place)
         made: dict[str, Any] = {
             "weaken": lambda: Weakened(
-                vlm, noise, Check(checkable, weakened_ratio, plausible), tries, temperature, max_new_tokens
+                vlm, noise, Check(checkable, weakened_ratio, plausible), tries, temperature, contrast, max_new_tokens
             ),
             "inject": lambda: Injecting(
                 _injector(how, rewriter_model, vlm, checkable, answers, max_new_tokens, place),
@@ -120,6 +123,7 @@ def pairs(
             "by": chosen,
             "noise": [noise.by, noise.value, noise.where],
             "temperature": temperature,
+            "contrast": contrast,
             "rewriter": [how, rewriter_model, answers],
             "words": words,
             "ratios": [list(ratio), list(weakened_ratio)],
