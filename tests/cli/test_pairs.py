@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from endpoints import completion
+from vlmend.data.formats import trl
 from vlmend.data.formats.preferences import read_pairs
 from vlmend.world.positives import write
 
@@ -174,6 +175,29 @@ def test_pairs_have_other_worse_answers_made(vlmend_cli, whole: Path, data: Path
     done = vlmend_cli(*words(whole / "pairs-00000.jsonl", out, "--by", "weaken", "--limit", 3, "--json"))
     assert done.code == 0, done.stderr
     assert done.document["source"]["records"] == 3
+
+
+def test_pictures_out_of_columns_become_files(vlmend_cli, whole: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    trl.write(read_pairs(whole)[:4], tmp_path / "four.parquet")
+    given = ("--by", "inject", "--plausible", -50, "--format", "jsonl,parquet")
+    done = vlmend_cli(*words(tmp_path / "four.parquet", tmp_path / "out", *given, "--json"))
+    assert done.code == 0, done.stderr
+    named = read_pairs(tmp_path / "out")
+    assert named
+    assert all(pair.image.parent == tmp_path / "out" / "images" for pair in named)
+    held = read_pairs(tmp_path / "out" / "pairs-00000.parquet")
+    assert [(one.id, one.rejected_spans) for one in held] == [(one.id, one.rejected_spans) for one in named]
+
+
+def test_a_models_own_language_model_rewrites(vlmend_cli, tiny_folder, data: Path, tmp_path: Path) -> None:
+    """A random one writes nonsense, which is dropped; `--words none` and no bounds keep it."""
+    given = ("--by", "inject,weaken", "--words", "none", "--ratio", 0.01, 99, "--weakened-ratio", 0.01, 99)
+    command = ["pairs", tiny_folder(), data, "--out", tmp_path / "out", *given, "--plausible", -99, "--limit", 3]
+    done = vlmend_cli(*command, "--max-new-tokens", 8, "--kl", 0.001, "--json")
+    assert done.code == 0, done.stderr
+    assert done.document["rewriter"][0] == "own"
+    assert done.document["pairs"] >= 3
 
 
 @pytest.mark.parametrize(
