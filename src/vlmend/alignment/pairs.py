@@ -22,6 +22,7 @@ from vlmend.data.formats.notes import notes_of
 from vlmend.data.records import EditCase, Example, PreferencePair
 from vlmend.errors import PromptError
 from vlmend.models.chat import Said
+from vlmend.models.contrast import Contrast
 from vlmend.models.outputs import RowOutput
 from vlmend.models.sampling import Draws
 from vlmend.models.vlm import VLM
@@ -132,6 +133,7 @@ class Weakened:
         how: how pictures are weakened.
         check, tries: as of `Way`.
         temperature: of the draws; 0 for the likeliest answer, which other tries give to other noise.
+        contrast: answers are said by (1 + this) log-likelihoods with noise - this times those without; 0 for none.
         max_new_tokens: longest answer.
         at_once: how many records are done together.
     """
@@ -141,6 +143,7 @@ class Weakened:
     check: Check
     tries: int = 3
     temperature: float = 0.2
+    contrast: float = 0.0
     max_new_tokens: int = 256
     at_once: int = 32
 
@@ -150,10 +153,12 @@ class Weakened:
     def propose(self, cases: Sequence[EditCase], attempt: int) -> list[Proposal]:
         """What the model says of each record's picture in this attempt's noise."""
         names = [f"{case.id}/{attempt}" for case in cases]
-        prepared, noise = weakened(self.vlm, [case.request for case in cases], names, self.how)
+        asked = [case.request for case in cases]
+        prepared, noise = weakened(self.vlm, asked, names, self.how)
+        against = Contrast(self.vlm.prepare(asked), self.contrast) if self.contrast else None
         seeds = tuple(seed_of(self.how.seed, f"{name}/answer") for name in names)
         sampling = Draws(seeds, self.temperature) if self.temperature else None
-        said = self.vlm.replies(prepared, max_new_tokens=self.max_new_tokens, sampling=sampling)
+        said = self.vlm.replies(prepared, max_new_tokens=self.max_new_tokens, sampling=sampling, against=against)
         return [
             Proposal(Said(one.text), _noise_notes(what.step, what.snr, what.kl))
             for one, what in zip(said, noise, strict=True)

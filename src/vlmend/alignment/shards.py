@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from vlmend.alignment.pairs import Made, reasons
 from vlmend.data.formats import trl
 from vlmend.data.formats.notes import values_of
+from vlmend.data.formats.pairing import as_pictures
 from vlmend.data.formats.saving import write_records
 from vlmend.data.records import PreferencePair
 from vlmend.errors import UnknownNameError
+from vlmend.models.pictures import content_hash, open_picture, save_picture
 from vlmend.runs import write_json
 
 __all__ = ["DROPPED", "FORMATS", "MANIFEST", "digest", "write"]
@@ -63,6 +68,8 @@ def write(
     if unknown := [form for form in forms if form not in FORMATS]:
         raise UnknownNameError("format of pairs", unknown[0], FORMATS)
     files: dict[str, dict[str, Any]] = {}
+    if set(forms) & {"jsonl", "json"}:
+        pairs = [_on_disk(pair, folder / "images") for pair in pairs]
     for form in forms:
         for number, start in enumerate(range(0, len(pairs), most)):
             path = folder / f"pairs-{number:05d}.{form}"
@@ -77,6 +84,20 @@ def write(
     manifest = {**about, "pairs": len(pairs), "by": _by_way(pairs, dropped), "files": files}
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _on_disk(pair: PreferencePair, folder: Path) -> PreferencePair:
+    """The pair with pictures that are in memory as files, named by what they show: a text can but name them."""
+    given: list[Any] = list(pair.pictures)
+    if all(isinstance(one, Path) for one in given):
+        return pair
+    return replace(pair, image=as_pictures([one if isinstance(one, Path) else _saved(one, folder) for one in given]))
+
+
+def _saved(picture: Image.Image, folder: Path) -> Path:
+    picture = open_picture(picture)
+    path = folder / f"{content_hash(picture)}.png"
+    return path if path.exists() else save_picture(picture, path)
 
 
 def _by_way(pairs: Sequence[PreferencePair], dropped: Sequence[Made]) -> dict[str, Any]:

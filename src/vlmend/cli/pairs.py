@@ -50,6 +50,9 @@ def pairs(
     ] = None,
     where: Annotated[str, typer.Option(help="Weaken: where the noise goes: pixels or picture.")] = "pixels",
     temperature: Annotated[float, typer.Option(min=0.0, help="Weaken: of the draws; 0 for none.")] = 0.2,
+    contrast: Annotated[
+        float, typer.Option(min=0.0, help="Weaken: answers by (1 + A) x with noise - A x without; 0 for none.")
+    ] = 0.0,
     rewriter: Annotated[
         str,
         typer.Option(
@@ -95,18 +98,18 @@ def pairs(
         for option, (least, most) in (("--ratio", ratio), ("--weakened-ratio", weakened_ratio)):
             if not 0 < least <= most:
                 raise VlmendError(f"{option} takes least and most, both above 0, not {least:g} and {most:g}")
-        how = _resolved(rewriter, model)
+        how, place = _resolved(rewriter, model), _device(device)
         checkable = _checkable(words, model)
         cases = _cases(data, images)[:limit]
         if not cases:
             raise DataError("no record in it can be used", path=data)
-        vlm = load_model(model, device=_device(device))
+        vlm = load_model(model, device=place)
         made: dict[str, Any] = {
             "weaken": lambda: Weakened(
-                vlm, noise, Check(checkable, weakened_ratio, plausible), tries, temperature, max_new_tokens
+                vlm, noise, Check(checkable, weakened_ratio, plausible), tries, temperature, contrast, max_new_tokens
             ),
             "inject": lambda: Injecting(
-                _injector(how, rewriter_model, vlm, checkable, answers, max_new_tokens, device),
+                _injector(how, rewriter_model, vlm, checkable, answers, max_new_tokens, place),
                 Check(checkable, ratio, plausible),
                 tries,
                 seed,
@@ -120,6 +123,7 @@ def pairs(
             "by": chosen,
             "noise": [noise.by, noise.value, noise.where],
             "temperature": temperature,
+            "contrast": contrast,
             "rewriter": [how, rewriter_model, answers],
             "words": words,
             "ratios": [list(ratio), list(weakened_ratio)],
@@ -192,7 +196,7 @@ def _resolved(rewriter: str, model: str) -> str:
 
 
 def _injector(
-    how: str, name: str, vlm: VLM, checkable: Checkable | None, answers: Any, max_new_tokens: int, device: str
+    how: str, name: str, vlm: VLM, checkable: Checkable | None, answers: Any, max_new_tokens: int, place: str
 ) -> Injector:
     from vlmend.alignment.inject import Resampler, Rewriter
     from vlmend.models.chat import EndpointChat, FolderChat, OwnChat
@@ -205,7 +209,7 @@ def _injector(
         return Rewriter(OwnChat(vlm, max_new_tokens=max_new_tokens), answers)
     if how.startswith(("http://", "https://")):
         return Rewriter(EndpointChat(how, name, max_new_tokens=max_new_tokens), answers)
-    return Rewriter(FolderChat(how, max_new_tokens=max_new_tokens, device=_device(device)), answers)
+    return Rewriter(FolderChat(how, max_new_tokens=max_new_tokens, device=place), answers)
 
 
 def _checkable(words: str, model: str) -> Checkable | None:
@@ -223,6 +227,14 @@ def _checkable(words: str, model: str) -> Checkable | None:
 
 def _device(device: str) -> str:
     """Where this process's model is: of several on CUDA each has a card of its own."""
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise VlmendError(f"--device takes cpu or cuda, not '{device}'") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise VlmendError("--device cuda: there is no CUDA device")
     return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 

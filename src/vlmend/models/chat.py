@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from http.client import HTTPException
 from typing import Any, Protocol
 
 import torch
@@ -73,6 +74,9 @@ class EndpointChat:
         at_once: requests under way together.
         timeout: seconds a reply may take.
         wait: seconds before the second try, twice that before the third; on errors of the server and refusals.
+
+    Raises:
+        VlmendError: the URL is none of the web.
     """
 
     url: str
@@ -84,6 +88,10 @@ class EndpointChat:
     at_once: int = 8
     timeout: float = 120.0
     wait: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise VlmendError(f"an endpoint's URL begins with http:// or https://, not '{self.url}'")
 
     @property
     def name(self) -> str:
@@ -119,11 +127,9 @@ class EndpointChat:
                     raise VlmendError(f"{self.url} refuses: HTTP {error.code} {error.reason}") from error
                 if not down:
                     return Said(None, "the endpoint refuses it")
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
                 if last:
                     raise VlmendError(f"{self.url} cannot be reached: {error}") from error
-            except ValueError as error:  # no such scheme
-                raise VlmendError(f"{self.url} cannot be asked: {error}") from error
             time.sleep(self.wait * 2**attempt)
         raise AssertionError("the last try returns or raises")
 

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig
 
-from vlmend.errors import EditError, FingerprintError
+from vlmend.errors import EditError, FingerprintError, VlmendError
 from vlmend.models.batching import by_opening, of_like_length
 from vlmend.models.begun import Begun
+from vlmend.models.contrast import Contrast
 from vlmend.models.feed import feeder_of
 from vlmend.models.greedy import GREEDY, follow, takes_the_likeliest
 from vlmend.models.intervene import Plan, acting, check, first_stage, plan
@@ -286,8 +287,16 @@ class VLM:
         ops: Sequence[Any] = (),
         max_new_tokens: int = 32,
         sampling: Sampling | Draws | None = None,
+        against: Contrast | None = None,
     ) -> list[Reply]:
-        """As `generate`, with the answers' tokens; with ``sampling`` they are drawn."""
+        """As `generate`, with the answers' tokens; with ``sampling`` they are drawn, ``against`` other rows they are
+        said by the contrast, which goes with `Draws` and with what is likeliest.
+
+        Raises:
+            VlmendError: the contrast has not one row for each of these, or goes with `Sampling`.
+        """
+        if against is not None and (isinstance(sampling, Sampling) or len(against.other) != len(prepared)):
+            raise VlmendError("a contrast takes one other row for each row, and draws by a row's own seed")
         settings = GenerationConfig(
             **(GREEDY if sampling is None else sampling.settings),
             max_new_tokens=max_new_tokens,
@@ -306,14 +315,20 @@ class VLM:
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.no_grad():
                 asked = {index: prepared.rows[index] for index in indices}
-                for some in by_opening(asked, self.batch_rows):
-                    rows = prepared.take(some)
+                for some in by_opening(asked, max(1, self.batch_rows // (1 if against is None else 2))):
+                    rows, places = prepared.take(some), some
+                    if against is not None:
+                        other = self._teller.told(against.other, plans)
+                        rows, places = rows.joined(other.take(some)), some * 2
                     batch = self._preparer.batch(rows.rows, with_targets=False)
-                    mine = {place: mixings[index] for place, index in enumerate(some) if index in mixings}
+                    mine = {place: mixings[index] for place, index in enumerate(places) if index in mixings}
                     rewrite = stepwise(mine, self._ends) if mine else None
-                    rewrite = rewrite if sampling is None else sampling.after(rewrite, some)
+                    if against is not None:
+                        rewrite = against.both(rewrite, None if sampling is None else sampling.after(None, some))
+                    elif sampling is not None:
+                        rewrite = sampling.after(rewrite, some)
                     answer = partial(self._generated, rows, batch, settings, rewrite, sampling)
-                    new_BN = self._begun.generate(rows, [plans[index] for index in some], answer)
+                    new_BN = self._begun.generate(rows, [plans[index] for index in places], answer)[: len(some)]
                     replies.update(zip(some, map(self._reply, new_BN.tolist()), strict=True))
         return [replies[index] for index in range(len(prepared))]
 
