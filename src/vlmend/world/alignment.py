@@ -52,8 +52,8 @@ ARMS: Mapping[str, Arm] = {
     "base": Arm(),
     "sft": Arm("sft"),
     "bpo": Arm("bpo"),
-    "bpo weakened": Arm("bpo", "weaken"),
-    "bpo injected": Arm("bpo", "inject"),
+    "bpo weakened": Arm("bpo", "weakened"),
+    "bpo injected": Arm("bpo", "injected"),
     "bpo + sft": Arm("bpo + sft"),
     "mdpo": Arm("mdpo"),
 }
