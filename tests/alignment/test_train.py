@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CORE, FAMILIES, assert_untouched, hooks_of, weights_of
 
+from conftest import CORE, FAMILIES, assert_untouched, hooks_of, weights_of
 from vlmend import Edit
 from vlmend.alignment.adapters import FullAdapter, LoRAAdapter
 from vlmend.alignment.collate import Collator, fitting, preflight, token_log_probs
