@@ -139,6 +139,18 @@ def wrong(body: dict[str, Any]) -> str:
     return f"{answer.rstrip('.').rpartition(' ')[0]} purple"
 
 
+def test_a_rewriter_that_marks_a_picture(vlmend_cli, serve, tiny_folder, data: Path, tmp_path: Path) -> None:
+    """What stands for a picture cannot be in an answer: such a one is dropped, and the rest goes on."""
+    url = serve(lambda body: (200, completion("one <image> cat" if body["seed"] % 2 else "a red cat")))
+    given = ("--by", "inject", "--rewriter", url, "--words", "none", "--ratio", 0.01, 99, "--plausible", -99)
+    command = ["pairs", tiny_folder(), data, "--out", tmp_path / "out", *given, "--tries", 1, "--json"]
+    done = vlmend_cli(*command)
+    assert done.code == 0, done.stderr
+    dropped = done.document["by"]["inject"]["dropped"]
+    assert dropped == {"the model cannot be given it": 20 - done.document["pairs"]}
+    assert 0 < done.document["pairs"] < 20
+
+
 def test_an_endpoint_rewrites(vlmend_cli, serve, data: Path) -> None:
     url = serve(lambda body: (200, completion(wrong(body)) if body["seed"] % 2 else b"<html>"))
     out = data.parent / "endpoint"

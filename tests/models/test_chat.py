@@ -83,6 +83,9 @@ def test_a_model_of_ones_own(vlm: VLM) -> None:
     both = chat.replies(["write it again", "what is it ?"], [1, 2])
     assert chat.replies(["what is it ?"], [2]) == both[1:]
     assert all(one.text is not None for one in both)
+    mark = vlm.tokenizer.convert_ids_to_tokens(vlm.parts.image_token)
+    odd, again = chat.replies([f"a {mark} in it", "what is it ?"], [0, 2])
+    assert (odd.text, again) == (None, both[1])
 
 
 def test_a_model_in_a_folder(llava: VLM, tmp_path) -> None:

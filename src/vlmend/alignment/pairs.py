@@ -45,6 +45,7 @@ __all__ = [
 NO_ANSWER = "no good answer"
 NO_PICTURE = "no picture"
 UNREADABLE = "the model cannot be asked it"
+UNSAYABLE = "the model cannot be given it"
 EMPTY = "empty"
 SAME = "the same words"
 NOTHING_CHECKABLE = "nothing that can be checked differs"
@@ -340,10 +341,23 @@ def _unusable(vlm: VLM, case: EditCase) -> tuple[str, str] | None:
         return NO_ANSWER, ""
     if not case.request.pictures:
         return NO_PICTURE, ""
+    why = _unreadable(vlm, case.request)
+    return None if why is None else (UNREADABLE, why)
+
+
+def _unreadable(vlm: VLM, example: Example) -> str | None:
+    """Why the model cannot read a question with an answer."""
     try:
-        vlm.prepare([case.request])
+        (row,) = vlm.prepare([example]).rows
     except PromptError as error:
-        return UNREADABLE, " ".join(str(error).split())[:200]
+        return " ".join(str(error).split())[:200]
+    if not row.answer_length:
+        return "the answer has no token"
+    if bool((row.target_N == vlm.parts.image_token).any()):
+        return "the answer has what stands for a picture in it"
+    count = len(row.ids_T) + len(row.target_N)
+    if vlm.longest is not None and count > vlm.longest:
+        return f"it has {count} tokens, and the model is made for {vlm.longest}"
     return None
 
 
@@ -357,11 +371,13 @@ def _checked(
         problem = one.said.problem if text is None else way.check.flaw(case.request.answer or "", text)
         if text is None or problem is not None:
             flaws[case.id].append(problem or EMPTY)
+        elif _unreadable(vlm, replace(case.request, answer=text)) is not None:
+            flaws[case.id].append(UNSAYABLE)
         else:
             fitting.append((case, text, one.notes))
     likely = mean_log_prob(vlm, [replace(case.request, answer=text) for case, text, _ in fitting])
     for (case, text, notes), value in zip(fitting, likely, strict=True):
-        if value < way.check.least:
+        if not value >= way.check.least:
             flaws[case.id].append(UNLIKELY)
         else:
             differ = list(way.check.checkable.changed(case.request.answer or "", text)) if way.check.checkable else []

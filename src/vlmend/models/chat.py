@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import torch
 
-from vlmend.errors import VlmendError
+from vlmend.errors import PromptError, VlmendError
 from vlmend.models.outputs import Question
 from vlmend.models.sampling import Draws
 from vlmend.models.vlm import VLM
@@ -233,8 +233,21 @@ class OwnChat:
         return self.vlm.batch_rows
 
     def replies(self, tasks: Sequence[str], seeds: Sequence[int]) -> list[Said]:
-        """What it says, drawn by each task's seed."""
-        prepared = self.vlm.prepare([Question(task) for task in tasks])
-        draws = Draws(tuple(seeds), self.temperature, self.top_p)
-        said = self.vlm.replies(prepared, max_new_tokens=self.max_new_tokens, sampling=draws)
-        return [Said(one.text) for one in said]
+        """What it says, drawn by each task's seed; of a task that has what stands for a picture in it, that."""
+        found: dict[int, Said] = {}
+        asked: list[int] = []
+        for index, task in enumerate(tasks):
+            try:
+                row = self.vlm.prepare([Question(task)]).rows[0]
+            except PromptError:
+                found[index] = Said(None, "the model cannot be asked it")
+            else:
+                seen = bool((row.ids_T == self.vlm.parts.image_token).any())
+                found[index] = Said(None, "the model cannot be asked it") if seen else Said("")
+                asked += [] if seen else [index]
+        if asked:
+            draws = Draws(tuple(seeds[index] for index in asked), self.temperature, self.top_p)
+            prepared = self.vlm.prepare([Question(tasks[index]) for index in asked])
+            said = self.vlm.replies(prepared, max_new_tokens=self.max_new_tokens, sampling=draws)
+            found |= {index: Said(one.text) for index, one in zip(asked, said, strict=True)}
+        return [found[index] for index in range(len(tasks))]
