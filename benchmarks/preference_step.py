@@ -1,7 +1,7 @@
 """How fast a step of preference optimisation is. See README.md beside this file.
 
-DPO steps of 2 pairs on a LLaVA of 58 M parameters: one picture and about 23 words of prompt, answers of about 60 tokens, LoRA
-of rank 32 on every linear layer of the language model, without dropout, begun alike. TRL's `DPOTrainer` and `vlmend
+DPO steps of 2 pairs on a LLaVA of 58 M parameters: one picture and a short prompt, answers of about 60 tokens, LoRA of rank
+32 on every linear layer of the language model, without dropout, begun alike. TRL's `DPOTrainer` and `vlmend
 align` are given the same batches, one after another; of each step the loss, the pairs' log-probabilities and the
 gradients are compared, and the CPU seconds of the fastest are taken. (AdamW's epsilon is large, so that rounding does
 not decide about the sign of a step where there is next to no gradient.) Each side runs in a process of its own, so that
@@ -226,6 +226,7 @@ def main() -> None:
         cached = apart(ours, folder / "mid", folder, recompute, True)
         trl = apart(theirs, folder / "mid", folder, recompute, run["order"])
     best, with_cache, reference = (min(one["seconds"][1:]) for one in (run, cached, trl))
+    losses = [(one["loss"], other["loss"]) for one, other in zip(run["records"], trl["records"], strict=True)]
     margins = [
         (0.1 * one["margin"], other["rewards/margins"])
         for one, other in zip(run["records"], trl["records"], strict=True)

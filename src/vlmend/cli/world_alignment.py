@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 from vlmend.cli.align import method_of
 from vlmend.cli.arguments import load_model, read_settings
 from vlmend.cli.console import JsonFlag, replying, working
-from vlmend.errors import UnknownNameError, VlmendError
+from vlmend.errors import VlmendError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,8 @@ def alignment(
     pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="A folder of `vlmend pairs`.")],
     model: Annotated[str, typer.Option(help="A demo model.")] = "demo",
     arms: Annotated[
-        str, typer.Option(metavar="A,B", help="Which trainings: base, sft, bpo, 'bpo weakened', 'bpo injected', mdpo.")
+        str,
+        typer.Option(metavar="A,B", help="base, sft, bpo, 'bpo weakened', 'bpo injected', mdpo, or an objective."),
     ] = "base,sft,bpo",
     seeds: Annotated[str, typer.Option(metavar="N,N", help="Seeds of the trainings.")] = "0,1,2",
     setting: Annotated[
@@ -44,11 +46,12 @@ def alignment(
     """Train a demo model on pairs in several ways and seeds, and ask it about scenes against the prior."""
     with replying(as_json) as reply:
         from vlmend.data.formats.preferences import read_pairs
-        from vlmend.world.alignment import ARMS, SEED, Asked, study
+        from vlmend.world.alignment import SEED, Asked, arm_of, study
 
-        names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))
-        if unknown := [name for name in names if name not in ARMS]:
-            raise UnknownNameError("arm", unknown[0], ARMS)
+        listed = re.split(r",(?![^()]*\))", arms)  # not within the settings of an objective
+        names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
+        for name in names:
+            arm_of(name)
         try:
             wanted = [int(seed) for seed in seeds.split(",")]
         except ValueError as error:

@@ -8,11 +8,13 @@ how much of what is there is named, in how many words, and how many questions ar
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vlmend.alignment.recipes import objective
 from vlmend.alignment.train import Alignment, align
 from vlmend.data.questions import YES_NO, Answer, YesNoQuestion
 from vlmend.data.records import Example, PreferencePair
@@ -30,7 +32,7 @@ from vlmend.world.exam.scenes import SCENE_KINDS
 from vlmend.world.questions import Question, absent_kinds, ask
 from vlmend.world.scene import Scene
 
-__all__ = ["ARMS", "Arm", "Asked", "Findings", "answers_of", "found", "study"]
+__all__ = ["ARMS", "Arm", "Asked", "Findings", "answers_of", "arm_of", "found", "study"]
 
 SEED = 8_000_001  # of no training, no pairs and no examination
 
@@ -58,6 +60,16 @@ ARMS: Mapping[str, Arm] = {
     "mdpo": Arm("mdpo"),
 }
 """Name -> arm. "sft" learns the same good answers; "base" is the model as it is."""
+
+
+def arm_of(name: str) -> Arm:
+    """An arm by its name, or by what is to be minimised, on all pairs.
+
+    Raises:
+        UnknownNameError: it is neither the name of an arm nor an objective of known names.
+        VlmendError: it is not understood.
+    """
+    return ARMS[name] if name in ARMS else Arm(str(objective(name)))
 
 
 @dataclass(frozen=True)
@@ -231,7 +243,7 @@ def study(
     Args:
         vlm: the model; left as it was.
         pairs: what is trained on.
-        arms: names of `ARMS`.
+        arms: as of `arm_of`.
         seeds: of the trainings; the model as it is answers once.
         asked: what is asked of all.
         folder: where each training has its own.
@@ -245,7 +257,7 @@ def study(
     method = method or Alignment()
     said = {(record["arm"], record["seed"]): record["answers"] for record in log.records}
     for name in arms:
-        arm = ARMS[name]
+        arm = arm_of(name)
         mine = [pair for pair in pairs if not arm.origin or arm.origin == pair.origin]
         if arm.objective and not mine:
             raise VlmendError(f"arm '{name}' is trained on pairs of origin '{arm.origin}', and there are none")
@@ -257,7 +269,7 @@ def study(
             if arm.objective:
                 adapter: Any = replace(method.adapter, seed=seed)  # type: ignore[type-var]
                 how = replace(method, objective=arm.objective, seed=seed, adapter=adapter)
-                edit = align(vlm, mine, folder / f"{name.replace(' ', '-')}-{seed}", how)
+                edit = align(vlm, mine, folder / f"{_slug(name)}-{seed}", how)
             with vlm.using(edit):
                 said[name, seed] = answers_of(vlm, asked)
             log.append({"arm": name, "seed": seed, "answers": said[name, seed]})
@@ -265,3 +277,8 @@ def study(
         name: found(asked, [answers for (arm, seed), answers in said.items() if arm == name and seed in seeds])
         for name in arms
     }
+
+
+def _slug(name: str) -> str:
+    """A name as part of a file's."""
+    return re.sub(r"[^a-z0-9.=]+", "-", name.lower()).strip("-")
