@@ -1,11 +1,10 @@
 """How fast a step of preference optimisation is. See README.md beside this file.
 
-DPO steps of 2 pairs on a LLaVA of 58 M parameters: one picture and a short prompt, answers of about 60 tokens, LoRA of rank
-32 on every linear layer of the language model, without dropout, begun alike. TRL's `DPOTrainer` and `vlmend
-align` are given the same batches, one after another; of each step the loss, the pairs' log-probabilities and the
-gradients are compared, and the CPU seconds of the fastest are taken. (AdamW's epsilon is large, so that rounding does
-not decide about the sign of a step where there is next to no gradient.) Each side runs in a process of its own, so that
-its peak memory is its own.
+DPO steps of 2 pairs on a LLaVA of 58 M parameters: one picture and a short prompt, answers of about 60 tokens, LoRA of
+rank 32 on every linear layer of the language model, without dropout, begun alike. TRL's `DPOTrainer` and `vlmend align`
+are given the same batches, one after another; of each step the loss, the margin and the gradients are compared, and the
+CPU seconds of the fastest are taken. (AdamW's epsilon is large, so that rounding does not decide about the sign of a
+step where there is next to no gradient.) Each side runs in a process of its own, so that its peak memory is its own.
 
     python benchmarks/preference_step.py [--recompute]
 """

@@ -61,9 +61,12 @@ def align(
         method = method_of(objective, adapter, read_settings(setting or ()))
         with working(f"Reading {pairs}"):
             given = read_preferences(pairs, images, skip_missing=skip_missing).pairs[:limit]
+        from transformers.utils import logging
+
         from vlmend.alignment.train import align as train
         from vlmend.edits.edit import Edit, stacked
 
+        logging.set_verbosity_error()  # its loop warns of what is no concern of the user's
         edits = [Edit.load(folder) for folder in edit or ()]
         vlm = load_model(model)
         with vlm.using(stacked(edits) if edits else None), tracking("Training") as moved:
