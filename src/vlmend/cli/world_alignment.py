@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["alignment"]
 
+_MEASURES = {
+    "companions, against the prior": "companion",
+    "coverage, against the prior": "coverage",
+    "CHAIR_i, against the prior": "chair_i",
+    "CHAIR_i, natural": "chair_i_natural",
+    "coverage, natural": "coverage_natural",
+    "POPE adversarial, F1": "pope_f1",
+}
+"""What a line is called -> the field of `Findings`."""
+
 
 def alignment(
     pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="A folder of `vlmend pairs`.")],
@@ -86,20 +96,19 @@ def alignment(
 
 
 def _table(found: Mapping[str, Findings]) -> Table:
+    """One line a measure, one column an arm: there are more of the former."""
     from vlmend.cli.tables import quiet_table
     from vlmend.report.words import bounds, percent
 
-    shown = quiet_table("Against the prior, per cent [95 % interval]; natural scenes behind", "")
-    for column in ("companion", "coverage", "words", "CHAIR_i", "CHAIR_i nat.", "cov. nat.", "POPE F1", "questions"):
-        shown.add_column(column, justify="right", no_wrap=True)
-    for name, one in found.items():
-        rates = (one.chair_i, one.chair_i_natural, one.coverage_natural, one.pope_f1, one.questions["all"])
-        shown.add_row(
-            name,
-            *(f"{percent(e)} [{bounds(e)}]" for e in (one.companion, one.coverage)),
-            f"{one.words.mean:.1f}",
-            *(f"{percent(e)} [{bounds(e)}]" for e in rates),
-        )
+    shown = quiet_table("Per cent [95 % interval]", "")
+    for name in found:
+        shown.add_column(name, justify="right")
+    for label, which in _MEASURES.items():
+        rates = [getattr(one, which) for one in found.values()]
+        shown.add_row(label, *(f"{percent(rate)} [{bounds(rate)}]" for rate in rates))
+    shown.add_row("words, against the prior", *(f"{one.words.mean:.1f}" for one in found.values()))
+    seeds = (", ".join(f"{100 * share:.0f}" for share in one.by_seed) for one in found.values())
+    shown.add_row("companions, seed by seed", *seeds)
     return shown
 
 
@@ -107,11 +116,9 @@ def _by_kind(found: Mapping[str, Findings]) -> Table:
     from vlmend.cli.tables import quiet_table
     from vlmend.report.words import percent
 
-    shown = quiet_table("Questions answered right, per cent; the primary measure seed by seed", "")
-    kinds = [kind for kind in next(iter(found.values())).questions if kind != "all"]
-    for column in (*kinds, "companion"):
-        shown.add_column(column, justify="right")
-    for name, one in found.items():
-        seeds = ", ".join(f"{100 * share:.1f}" for share in one.by_seed)
-        shown.add_row(name, *(percent(one.questions[kind]) for kind in kinds), seeds)
+    shown = quiet_table("Questions answered right, per cent", "")
+    for name in found:
+        shown.add_column(name, justify="right")
+    for kind in next(iter(found.values())).questions:
+        shown.add_row(kind, *(percent(one.questions[kind]) for one in found.values()))
     return shown
