@@ -115,6 +115,8 @@ def test_captions(
     ("more", "problem"),
     [
         (("--kind", "essay"), "kind of data"),
+        (("--kind", "caption", "--objects", "nowhere.txt"), "nowhere.txt"),
+        (("--objects", "nowhere.txt"), "--kind caption"),
         (("--caption", "nothing"), "note of the cases named 'nothing'"),
         (("--rephrase", "nowhere"), "--rephrase takes templates, none, a folder or a URL"),
         (("--text-locality", "nowhere.jsonl"), "nowhere.jsonl"),
@@ -125,7 +127,7 @@ def test_mistakes(
     tiny_folder: Callable[..., Path],
     cases_file: Path,
     tmp_path: Path,
-    more: tuple[str, str],
+    more: tuple[str, ...],
     problem: str,
 ) -> None:
     out = tmp_path / "bench"
@@ -139,3 +141,13 @@ def test_a_record_without_a_picture(
     plain.write([EditCase("a", Example("who ?", None, "me"))], tmp_path / "data.jsonl")
     outcome = vlmend_cli("build", tiny_folder(), tmp_path / "data.jsonl", "--out", tmp_path / "bench")
     assert outcome.is_a_users_mistake("record 'a' has no picture")
+
+
+def test_words_for_two_objects(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "words.txt").write_text("cup, mug\nmug\n")
+    args = ("build", tiny_folder(), cases_file, "--kind", "caption", "--objects", tmp_path / "words.txt")
+    outcome = vlmend_cli(*args, "--out", tmp_path / "bench")
+    assert outcome.is_a_users_mistake("words.txt", "'mug' for both 'cup' and 'mug'")
+    assert not (tmp_path / "bench").exists()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 from vlmend.cli.arguments import ModelArgument, SkipMissingOption, check_askable, load_model, read_cases
 from vlmend.cli.console import JsonFlag, progress, replying
-from vlmend.errors import UnknownNameError, VlmendError
+from vlmend.errors import DataError, UnknownNameError, VlmendError
 
 if TYPE_CHECKING:
     from vlmend.build.rewording import Rephraser
@@ -28,6 +29,12 @@ def build(
     ],
     out: Annotated[Path, typer.Option(help="The folder to write to; a run that was cut short there goes on.")],
     kind: Annotated[str, typer.Option(help="What answers are: vqa (short answers) or caption.")] = "vqa",
+    objects: Annotated[
+        Path | None,
+        typer.Option(
+            help="What captions name: a line an object, its name and other words between commas; CHAIR's else."
+        ),
+    ] = None,
     draws: Annotated[
         int, typer.Option(min=0, help="How often each answer is drawn again; an error is wrong every time.")
     ] = 2,
@@ -72,6 +79,7 @@ def build(
 
         if kind not in KINDS:
             raise UnknownNameError("kind of data", kind, KINDS)
+        synonyms = _synonyms(objects, kind)
         wanted = read_cases(data, limit, skip_missing=skip_missing)
         if blind := [case.id for case in wanted if not case.request.pictures]:
             raise VlmendError(f"{data}: record '{blind[0]}' has no picture")
@@ -79,7 +87,7 @@ def build(
             grouped(wanted, caption)
         pools = [_pool(file, skip_missing=skip_missing) for file in (text_locality, image_locality)]
         plan = Plan(
-            asking=Asking(kind, draws, temperature, seed, max_new_tokens),
+            asking=Asking(kind, draws, temperature, seed, max_new_tokens, synonyms),
             rephraser=_rephraser(rephrase, rephrase_model, kind),
             painter=Diffused(pictures) if pictures else None,
             caption=caption,
@@ -98,6 +106,7 @@ def build(
             "data": identity(wanted),
             "pools": [[one.question for one in pool] for pool in pools],
             "kind": kind,
+            "objects": synonyms and hashlib.blake2b(synonyms.encode(), digest_size=8).hexdigest(),
             "draws": draws,
             "temperature": temperature,
             "rephrase": [rephrase, rephrase_model],
@@ -112,7 +121,8 @@ def build(
             with progress("Asking, rewording, judging pictures", len(wanted), done=len(run.records)) as advance:
                 made = run_all(vlm, wanted, out, plan, run, advance)
             run.finish(statistics(made))
-        command = shlex.join(_typed(model, data, out, settings, text_locality, image_locality))
+        files = {"--objects": objects, "--text-locality": text_locality, "--image-locality": image_locality}
+        command = shlex.join(_typed(model, data, out, settings, files))
         about = {
             "Model": f"{vlm.name} (weights {vlm.fingerprint[:12]})",
             "Data": f"{len(wanted)} records of {data.name}",
@@ -130,6 +140,23 @@ def build(
         )
         reply.line(str(out / "README.md"))
         reply.document = {"out": str(out), "seed": seed, **statistics(made)}
+
+
+def _synonyms(file: Path | None, kind: str) -> str | None:
+    """The words of a file, read and tried."""
+    from vlmend.build.errors import Captioned
+    from vlmend.data.formats.coco import read_synonyms
+
+    if file is None:
+        return None
+    if kind != "caption":
+        raise VlmendError("--objects says what captions name: it goes with --kind caption")
+    text = read_synonyms(file)
+    try:
+        Captioned(text)
+    except VlmendError as error:
+        raise DataError(str(error), path=file) from error
+    return text
 
 
 def _rephraser(how: str, name: str, kind: str) -> Rephraser | None:
@@ -151,7 +178,7 @@ def _pool(file: Path | None, *, skip_missing: bool) -> list[Example]:
 
 
 def _typed(
-    model: str, data: Path, out: Path, settings: dict[str, Any], text: Path | None, image: Path | None
+    model: str, data: Path, out: Path, settings: dict[str, Any], files: Mapping[str, Path | None]
 ) -> Sequence[str]:
     """The command, with what is not as it is of itself."""
     (rephrase, name), (pictures, caption, score) = settings["rephrase"], settings["pictures"]
@@ -165,8 +192,7 @@ def _typed(
         ("--pictures", pictures, None),
         ("--caption", caption, None),
         ("--score", score, None),
-        ("--text-locality", text, None),
-        ("--image-locality", image, None),
+        *((option, file, None) for option, file in files.items()),
         ("--train", settings["train"], 0.5),
         ("--seed", settings["seed"], 0),
         ("--max-new-tokens", settings["max_new_tokens"], 32),
