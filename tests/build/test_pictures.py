@@ -56,7 +56,7 @@ def test_a_picture_is_painted_again_by_its_seed(pipeline):
 def test_no_pipeline(tmp_path):
     pytest.importorskip("diffusers")
     with pytest.raises(VlmendError, match="holds no text-to-image pipeline"):
-        Diffused(str(tmp_path)).painted("a dog", 0)
+        Diffused(str(tmp_path)).check()
 
 
 def test_scorer(tmp_path):
@@ -84,8 +84,17 @@ def test_scorer(tmp_path):
     with torch.no_grad():
         wanted = int(model(**given).logits_per_image[0].argmax())
     assert Scorer(str(tmp_path / "clip")).likeliest(picture, captions) == wanted
+    Scorer(str(tmp_path / "clip")).check()
     with pytest.raises(VlmendError, match="holds no model of pictures and texts"):
-        Scorer(str(tmp_path)).likeliest(picture, captions)
+        Scorer(str(tmp_path)).check()
+
+
+def test_a_model_of_texts_alone_scores_no_pictures(tmp_path):
+    words = tokenizer()
+    CLIPTextModel(CLIPTextConfig(vocab_size=len(words), max_position_embeddings=32, **TEXT)).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    with pytest.raises(VlmendError, match="holds no"):
+        Scorer(str(tmp_path)).check()
 
 
 def test_recognised_where_the_same_is_said(tiny, picture):

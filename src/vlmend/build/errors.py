@@ -86,8 +86,8 @@ KINDS: Mapping[str, Callable[[str | None], Right]] = {
     "vqa": lambda synonyms: _answered,
     "caption": Captioned,
 }
-"""Kind of data -> what counts as right, given words of objects: an answer as the evaluator compares them; a caption by the
-objects it names."""
+"""Kind of data -> what counts as right, given words of objects: an answer as the evaluator compares them; a caption by
+the objects it names."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from vlmend.build.folders import pretrained, unusable
 from vlmend.data.records import EditCase, Example
 from vlmend.errors import VlmendError
 from vlmend.evaluation.text import matches
@@ -34,6 +35,14 @@ class Painter(Protocol):
 
         Raises:
             VlmendError: it cannot be made.
+        """
+        ...
+
+    def check(self) -> None:
+        """Find out before the long work whether it can paint at all.
+
+        Raises:
+            VlmendError: it cannot.
         """
         ...
 
@@ -59,6 +68,10 @@ class Diffused:
         made = self._pipeline(caption, num_inference_steps=self.steps, generator=draw, **size)
         return made.images[0].convert("RGB")
 
+    def check(self) -> None:
+        """Load it."""
+        _ = self._pipeline
+
     @cached_property
     def _pipeline(self) -> Any:
         try:
@@ -67,9 +80,8 @@ class Diffused:
             raise VlmendError("painting pictures needs a package that is not there: pip install diffusers") from error
         try:
             pipeline: Any = DiffusionPipeline.from_pretrained(self.folder, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            why = " ".join(str(error).split())[:160]
-            raise VlmendError(f"'{self.folder}' holds no text-to-image pipeline of diffusers: {why}") from error
+        except Exception as error:  # damaged files raise whatever their reader comes upon
+            raise unusable(self.folder, "text-to-image pipeline of diffusers", error) from error
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -91,15 +103,27 @@ class Scorer:
         given = processor(text=list(captions), images=picture, return_tensors="pt", padding=True, truncation=True)
         return int(model(**given).logits_per_image[0].argmax())
 
+    def check(self) -> None:
+        """Load it and let it choose.
+
+        Raises:
+            VlmendError: it cannot.
+        """
+        try:
+            self.likeliest(Image.new("RGB", (32, 32)), ["a picture", "a text"])
+        except VlmendError:
+            raise
+        except Exception as error:  # whatever a model of something else comes upon
+            raise unusable(self.folder, _SCORES, error) from error
+
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModel, AutoProcessor
 
-        try:
-            return AutoModel.from_pretrained(self.folder).eval(), AutoProcessor.from_pretrained(self.folder)
-        except (OSError, ValueError) as error:
-            why = " ".join(str(error).split())[:160]
-            raise VlmendError(f"'{self.folder}' holds no model of pictures and texts: {why}") from error
+        return pretrained(AutoModel, AutoProcessor, self.folder, _SCORES)
+
+
+_SCORES = "model of pictures and texts"
 
 
 def recognised(vlm: VLM, case: EditCase, picture: Image.Image, *, max_new_tokens: int = 32) -> bool:

@@ -160,16 +160,18 @@ def _synonyms(file: Path | None, kind: str) -> str | None:
 
 
 def _rephraser(how: str, name: str, kind: str) -> Rephraser | None:
-    from vlmend.build.rewording import Endpoint, LocalChat, Templates
+    from vlmend.build.endpoint import Endpoint
+    from vlmend.build.rewording import LocalChat, Templates
 
     if how == "none":
         return None
     if how == "templates":
         return Templates(kind)
-    if how.startswith(("http://", "https://")):
+    if "://" in how:
         return Endpoint(how, name)
     if not Path(how).is_dir():
-        raise VlmendError(f"--rephrase takes templates, none, a folder or a URL, not '{how}'")
+        shown = "that" if {*how} & {*"@?=:"} else f"'{how}'"  # a URL cut short may carry a key
+        raise VlmendError(f"--rephrase takes templates, none, a folder or a URL, not {shown}")
     return LocalChat(how)
 
 
