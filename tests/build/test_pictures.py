@@ -11,7 +11,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 
 from tiny_models.base import tokenizer
 from vlmend import EditCase, Example
-from vlmend.build.pictures import Diffused, Scorer, recognised
+from vlmend.build.errors import Asking
+from vlmend.build.pictures import Diffused, Scorer, judged
 from vlmend.errors import VlmendError
 
 TEXT = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -97,9 +98,26 @@ def test_a_model_of_texts_alone_scores_no_pictures(tmp_path):
         Scorer(str(tmp_path)).check()
 
 
-def test_recognised_where_the_same_is_said(tiny, picture):
-    vlm = tiny("llava")
+def test_without_other_questions_the_same_error_is_made(tiny, picture):
+    vlm, right = tiny("llava"), Asking().right
     case = EditCase("a", Example("what is it ?", picture(1), "red"))
     said = vlm.answer(picture(1), "what is it ?", max_new_tokens=4)
-    assert recognised(vlm, replace(case, rejected=said), picture(1), max_new_tokens=4)
-    assert not recognised(vlm, replace(case, rejected=f"not {said}"), picture(1), max_new_tokens=4)
+
+    def flaw(case: EditCase) -> str | None:
+        return judged(vlm, case, picture(1), [], right, max_new_tokens=4)
+
+    assert flaw(replace(case, rejected=said)) is None
+    assert flaw(replace(case, rejected=f"not {said}")) == "the model says something else of it"
+    assert flaw(replace(case, request=replace(case.request, answer=said))) == "the model is right about it"
+
+
+def test_recognised_where_other_questions_are_answered_rightly(tiny, picture):
+    """Whatever it says of the case's own question, as long as it is wrong."""
+    vlm, right = tiny("llava"), Asking().right
+    case = EditCase("a", Example("what is it ?", picture(1), "red"), rejected="not what it says")
+    asked = ["what colour is it ?", "where is it ?"]
+    known = [Example(one, picture(2), vlm.answer(picture(1), one, max_new_tokens=4)) for one in asked]
+    wrong = replace(known[1], answer="nothing of the kind")
+    assert judged(vlm, case, picture(1), known, right, max_new_tokens=4) is None
+    found = judged(vlm, case, picture(1), [known[0], wrong], right, max_new_tokens=4)
+    assert found == "the model does not recognise it"

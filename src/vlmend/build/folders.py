@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vlmend.errors import VlmendError
@@ -21,10 +22,13 @@ def pretrained(kind: Any, reader: Any, folder: str, what: str) -> tuple[Any, Any
     Raises:
         VlmendError: it is not there, is something else, is damaged, or lacks weights.
     """
+    here = Path(folder).is_dir()
     try:
         with quiet():
-            model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
-            beside = reader.from_pretrained(folder)
+            model, info = kind.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, local_files_only=here
+            )
+            beside = reader.from_pretrained(folder, local_files_only=here)
     except Exception as error:  # damaged files raise whatever their reader comes upon
         raise unusable(folder, what, error) from error
     if lacking := sorted(info["missing_keys"]):

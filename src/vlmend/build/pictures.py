@@ -5,7 +5,8 @@ MMEdit's second pictures are painted from a caption, not from the question, and 
 
 * a model of pictures and texts (CLIP and its like), where one is given, finds the case's caption the likeliest for it
   among those of other cases; and
-* the model itself says about it what it said about the first picture: the same error is made again.
+* the model itself recognises it: it answers other questions rightly that it answers rightly of the first picture, and
+  errs again on the case's own. Where there are no such questions, it must make the very same error.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from vlmend.build.errors import Right
 from vlmend.build.folders import pretrained, unusable
 from vlmend.data.records import EditCase, Example
 from vlmend.errors import VlmendError
 from vlmend.evaluation.text import matches
 from vlmend.models.vlm import VLM
 
-__all__ = ["Diffused", "Painter", "Scorer", "recognised"]
+__all__ = ["Diffused", "Painter", "Scorer", "judged"]
 
 
 class Painter(Protocol):
@@ -126,7 +128,32 @@ class Scorer:
 _SCORES = "model of pictures and texts"
 
 
-def recognised(vlm: VLM, case: EditCase, picture: Image.Image, *, max_new_tokens: int = 32) -> bool:
-    """Whether the model says about a picture what it said about the case's."""
-    said = vlm.generate(vlm.prepare([Example(case.request.question, picture)]), max_new_tokens=max_new_tokens)
-    return matches(said[0], (case.rejected or "",))
+def judged(
+    vlm: VLM,
+    case: EditCase,
+    picture: Image.Image,
+    premises: Sequence[Example],
+    right: Right,
+    *,
+    max_new_tokens: int = 32,
+) -> str | None:
+    """What the model finds wrong with a second picture of a case; ``None`` if nothing.
+
+    Args:
+        vlm: whose error the case is.
+        case: with what was said of its own picture as ``rejected``.
+        picture: the second one.
+        premises: other questions with their answers, rightly answered of the case's own picture, asked of this one.
+            Where there are none, the model must say of it what it said of the first.
+        right: what counts as right.
+        max_new_tokens: longest answer.
+    """
+    questions = (case.request, *premises)
+    prepared = vlm.prepare([Example(one.question, picture) for one in questions])
+    said, *others = vlm.generate(prepared, max_new_tokens=max_new_tokens)
+    if right(said, case.request):
+        return "the model is right about it"
+    if not premises:
+        return None if matches(said, (case.rejected or "",)) else "the model says something else of it"
+    known = all(right(one, premise) for one, premise in zip(others, premises, strict=True))
+    return None if known else "the model does not recognise it"

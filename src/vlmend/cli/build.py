@@ -16,7 +16,7 @@ from vlmend.errors import DataError, UnknownNameError, VlmendError
 
 if TYPE_CHECKING:
     from vlmend.build.rewording import Rephraser
-    from vlmend.data.records import Example
+    from vlmend.data.records import EditCase
 
 __all__ = ["build"]
 
@@ -70,9 +70,9 @@ def build(
         from vlmend.build.benchmark import Plan
         from vlmend.build.benchmark import build as run_all
         from vlmend.build.card import card, statistics
+        from vlmend.build.content import contents
         from vlmend.build.errors import KINDS, Asking
         from vlmend.build.pictures import Diffused, Scorer
-        from vlmend.cli.measuring import identity
         from vlmend.data.grouping import grouped
         from vlmend.edits.edit import library_versions
         from vlmend.runs import Run, whole, write_json
@@ -85,26 +85,29 @@ def build(
             raise VlmendError(f"{data}: record '{blind[0]}' has no picture")
         if caption:
             grouped(wanted, caption)
-        pools = [_pool(file, skip_missing=skip_missing) for file in (text_locality, image_locality)]
+        pools = {
+            "--text-locality": _pool("--text-locality", text_locality, pictured=False, skip_missing=skip_missing),
+            "--image-locality": _pool("--image-locality", image_locality, pictured=True, skip_missing=skip_missing),
+        }
         plan = Plan(
             asking=Asking(kind, draws, temperature, seed, max_new_tokens, synonyms),
             rephraser=_rephraser(rephrase, rephrase_model, kind),
             painter=Diffused(pictures) if pictures else None,
             caption=caption,
             scorer=Scorer(score) if score else None,
-            text_pool=[one for one in pools[0] if not one.pictures],
-            image_pool=[one for one in pools[1] if one.pictures],
+            text_pool=[case.request for case in pools["--text-locality"]],
+            image_pool=[case.request for case in pools["--image-locality"]],
             most=n,
             train=train,
             seed=seed,
         )
         vlm = load_model(model)
-        check_askable(vlm, wanted)
+        check_askable(vlm, [*wanted, *(case for pool in pools.values() for case in pool)])
         settings = {
             "model": vlm.name,
             "fingerprint": vlm.fingerprint,
-            "data": identity(wanted),
-            "pools": [[one.question for one in pool] for pool in pools],
+            "data": contents(wanted),
+            **{option.strip("-"): contents(pool) for option, pool in pools.items()},
             "kind": kind,
             "objects": synonyms and hashlib.blake2b(synonyms.encode(), digest_size=8).hexdigest(),
             "draws": draws,
@@ -175,8 +178,16 @@ def _rephraser(how: str, name: str, kind: str) -> Rephraser | None:
     return LocalChat(how)
 
 
-def _pool(file: Path | None, *, skip_missing: bool) -> list[Example]:
-    return [] if file is None else [case.request for case in read_cases(file, skip_missing=skip_missing)]
+def _pool(option: str, file: Path | None, *, pictured: bool, skip_missing: bool) -> list[EditCase]:
+    """What of a file locality can be dealt out of: requests with, or without, pictures."""
+    if file is None:
+        return []
+    found = [case for case in read_cases(file, skip_missing=skip_missing) if bool(case.request.pictures) == pictured]
+    if not found:
+        raise DataError(
+            f"{option} takes questions {'about' if pictured else 'without'} pictures, and it has none", path=file
+        )
+    return found
 
 
 def _typed(
