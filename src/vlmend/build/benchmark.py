@@ -139,10 +139,13 @@ def build(
         progress: called after every record of every step.
 
     Raises:
-        VlmendError: what rewords, paints or judges cannot be used, the model makes no error for good, a record lacks
-            the note that was to say what its picture shows, or a rewording or a picture cannot be had at all.
+        VlmendError: what rewords, paints or judges cannot be used, the model makes no error for good, two
+            records have one id, one lacks the note that was to say what its picture shows, or a rewording or a picture
+            cannot be had at all.
         WriteError: something cannot be written.
     """
+    if twice := [name for name, count in Counter(case.id for case in cases).items() if count > 1]:
+        raise VlmendError(f"two records are called '{twice[0]}': give each an id of its own")
     for case in cases:  # before the long work
         _caption(case, plan.caption)
     for step, tool in (("reworded", plan.rephraser), ("pictured", plan.painter), ("pictured", plan.scorer)):
