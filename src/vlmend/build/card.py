@@ -85,7 +85,7 @@ def card(benchmark: Benchmark, *, about: Mapping[str, str], command: str) -> str
         lines.append(f"| {leak.role}{mark} | {leak.of} | {len(leak.cases)} |")
     verdict = "Nothing leaks" if benchmark.clean else "**Something leaks**"
     shared = "\\* may be shared: questions about other pictures."
-    lines += ["", f"{verdict} in edits, their pictures, and locality items. {shared}"]
+    lines += ["", f"{verdict} in edits, their pictures, rewordings, second pictures and locality items. {shared}"]
     return "\n".join([*lines, ""])
 
 
