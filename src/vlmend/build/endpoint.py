@@ -30,7 +30,7 @@ _SCHEMES = ("http", "https")
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """A redirect is an error: followed, it would take the key along."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
         return None
 
 
