@@ -195,19 +195,23 @@ def build(
 @app.command()
 def exemplars(
     out: OutOption = Path("runs/exemplars"),
-    n: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1200,
+    n: Annotated[int, typer.Option(min=1, help="Pictures; or facts.")] = 1200,
     seed: SeedOption = 0,
     again: Annotated[bool, typer.Option("--again", help="With a second picture of the same for each.")] = False,
+    facts: Annotated[bool, typer.Option("--facts", help="Facts asked by name, without pictures, instead.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write pictures with questions and right answers: exemplars for visual-exemplar, or data for vlmend build."""
     with replying(as_json) as reply:
-        from vlmend.world.exemplars import write
+        from vlmend.errors import VlmendError
+        from vlmend.world.exemplars import write, write_facts
 
+        if facts and again:
+            raise VlmendError("--facts have no pictures: leave out --again")
         with working("Drawing"):
-            path = write(out, n, seed, again=again)
+            path = write_facts(out, n, seed) if facts else write(out, n, seed, again=again)
         reply.line(str(path))
-        reply.document = {"cases": str(path), "pictures": n, "seed": seed}
+        reply.document = {"cases": str(path), "facts" if facts else "pictures": n, "seed": seed}
 
 
 @app.command()
