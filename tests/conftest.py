@@ -18,6 +18,7 @@ from hypothesis import settings
 from PIL import Image
 
 if TYPE_CHECKING:
+    from loopback import Served
     from vlmend import VLM, Edit, EditCase, Example
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
@@ -48,6 +49,15 @@ CORE = ("llava", "llava_next", "idefics3", "qwen2_vl", "blip2")  # for what does
 def fixtures() -> Path:
     """The folder of committed sample files."""
     return FIXTURES
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    """A language model on loopback that says what it is told to."""
+    from loopback import serving
+
+    with serving() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ VlmendError
 ├── AttributionError        an answer cannot be attributed: no picture, no token, states that are not finite
 ├── UnknownNameError        no editor (or other registered thing) of that name: lists what there is
 ├── LaunchError             the processes of a launch are not those that were asked for
+├── EndpointError           a served language model cannot be reached, or does not answer as it should
 ├── RunError                a run folder belongs to other settings or is damaged
 └── WriteError              a file cannot be written: names it and says why
 
@@ -29,6 +30,7 @@ __all__ = [
     "DataError",
     "EditError",
     "EditFormatError",
+    "EndpointError",
     "FingerprintError",
     "LaunchError",
     "MissingImageError",
@@ -131,6 +133,19 @@ class UnknownNameError(VlmendError):
 
 class LaunchError(VlmendError):
     """A launcher started other processes than it was asked for."""
+
+
+class EndpointError(VlmendError):
+    """A served language model cannot be reached, or does not answer as it should.
+
+    Args:
+        problem: what happened, with the address.
+        this_one: it is this one request that it does not answer, and the next may be answered.
+    """
+
+    def __init__(self, problem: str, *, this_one: bool = False) -> None:
+        super().__init__(problem)
+        self.this_one = this_one
 
 
 class RunError(VlmendError):

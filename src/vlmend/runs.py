@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from vlmend.errors import RunError, WriteError
 from vlmend.ranks import ALONE, Ranks
 
-__all__ = ["Log", "Part", "Run", "whole", "write_json"]
+__all__ = ["Lines", "Log", "Part", "Run", "read_lines", "whole", "write_json"]
 
 
 class Log(Protocol):
@@ -69,6 +69,77 @@ def write_json(path: Path, value: Any) -> None:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole records of a file of JSON lines; none if there is no file, and no last line that was cut short.
+
+    Raises:
+        RunError: a line is not a JSON object.
+    """
+    return _parsed(path, _whole_lines(path.read_bytes())) if path.exists() else []
+
+
+class Lines:
+    """A file of JSON lines that only grows, each line on disk before the next; a last line cut short is dropped.
+
+    Attributes:
+        path: of the file, which is made if absent.
+        records: those in it.
+
+    Raises:
+        RunError: a line is not a JSON object.
+        WriteError: it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        content = path.read_bytes() if path.exists() else b""
+        whole = _whole_lines(content)
+        self.records = _parsed(path, whole)
+        try:
+            self._file = path.open("ab", buffering=0)
+            if len(whole) < len(content):
+                self._file.truncate(len(whole))
+        except OSError as error:
+            raise WriteError(path, error) from error
+
+    def append(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Add one record, and give it as it will be read; it is on disk when this returns.
+
+        Raises:
+            WriteError: it cannot be written; the records before it are as they were.
+        """
+        plain = json.loads(json.dumps(dict(record)))
+        left = memoryview((json.dumps(plain, ensure_ascii=False) + "\n").encode())
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(end)
+            raise WriteError(self.path, error) from error
+        self.records.append(plain)
+        return plain
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _whole_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _parsed(path: Path, content: bytes) -> list[dict[str, Any]]:
+    try:
+        found = [json.loads(line) for line in content.splitlines()]
+    except ValueError as error:
+        raise RunError(f"{path} holds a line that is not JSON: {error}") from error
+    if not all(isinstance(one, dict) for one in found):
+        raise RunError(f"{path} holds a line that is no JSON object")
+    return found
+
+
 class Run:
     """One run folder, opened for writing.
 
@@ -115,22 +186,9 @@ class Run:
                 raise
         self._path = self.folder / (f"records.rank{self._ranks.index}.jsonl" if self._ranks.index else "records.jsonl")
         files = [self._path, *sorted(path for path in self.folder.glob("records*.jsonl") if path != self._path)]
-        self.records = [record for path in files for record in self._finished(path)]
-        self._file = self._path.open("ab", buffering=0)
-
-    def _finished(self, path: Path) -> list[dict[str, Any]]:
-        """Whole records of an earlier start; a last line cut short by a kill is dropped from one's own file too."""
-        if not path.exists():
-            return []
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content) and path == self._path:
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-        try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise RunError(f"{path} holds a line that is not JSON: {error}") from error
+        self._file = Lines(self._path)
+        others = [record for path in files if path != self._path for record in read_lines(path)]
+        self.records = [*self._file.records, *others]
 
     def part(self, **labels: Any) -> Part:
         """The records with these labels, as a log of its own among the others of this run."""
@@ -143,17 +201,7 @@ class Run:
             WriteError: it cannot be written; the records before it are as they were.
         """
         mark = {"rank": self._ranks.index} if self._ranks.count > 1 else {}
-        plain = json.loads(json.dumps(mark | dict(record)))
-        left = memoryview((json.dumps(plain, ensure_ascii=False) + "\n").encode())
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            self._file.truncate(end)
-            raise WriteError(self._path, error) from error
-        self.records.append(plain)
+        self.records.append(self._file.append(mark | dict(record)))
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``; the first process does."""

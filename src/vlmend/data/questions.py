@@ -12,7 +12,7 @@ from typing import Literal
 from vlmend.data.formats.files import Key
 from vlmend.data.formats.notes import Notes
 
-__all__ = ["YES_NO", "Answer", "Description", "Key", "ObjectQuestion", "YesNo", "YesNoQuestion"]
+__all__ = ["YES_NO", "Answer", "Description", "Key", "ObjectQuestion", "OpenQuestion", "YesNo", "YesNoQuestion"]
 
 YesNo = Literal["yes", "no"]
 YES_NO: Mapping[str, YesNo] = {"yes": "yes", "no": "no"}
@@ -55,6 +55,23 @@ class ObjectQuestion:
     image_id: Key
     question: str
     picture: bytes
+    notes: Notes = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenQuestion:
+    """A question whose answers are judged by how they compare with a reference (MM-Vet, LLaVA-Bench, MMHal-Bench).
+
+    ``reference`` is what is held to be right, or a text to compare with; ``context`` says what the picture shows, to
+    those who do not see it. ``kinds`` are the groups it is reported in.
+    """
+
+    id: Key
+    image: str
+    question: str
+    reference: str
+    kinds: tuple[str, ...] = ()
+    context: str = ""
     notes: Notes = ()
 
 

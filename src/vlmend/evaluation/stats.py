@@ -7,11 +7,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["DRAWS", "SEED", "Estimate", "bootstrap", "estimate", "paired", "wilson"]
+__all__ = ["DRAWS", "SEED", "Estimate", "bootstrap", "estimate", "paired", "ratio", "ratio_gain", "wilson"]
 
 DRAWS = 2000  # resamples of a bootstrap
 SEED = 0
+FloatArray = NDArray[np.float64]
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
 
 
@@ -48,16 +50,72 @@ def bootstrap(
     """
     if len(values) == 0:
         return Estimate(0, math.nan, math.nan, math.nan)
+    low, high = _interval(values, [1.0] * len(values), clusters, draws, seed)
+    return Estimate(len(values), float(np.mean(np.asarray(values, dtype=float))), low, high)
+
+
+def ratio(
+    values: Sequence[float],
+    others: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> Estimate:
+    """The sum of values over the sum of others, measured beside them, with its percentile bootstrap interval.
+
+    Args:
+        values, others: one of each per measurement; ``nan`` where the others come to nothing.
+        clusters, draws, seed: as for `bootstrap`.
+    """
+    if len(values) == 0 or math.fsum(others) == 0:
+        return Estimate(len(values), math.nan, math.nan, math.nan)
+    low, high = _interval(values, others, clusters, draws, seed)
+    return Estimate(len(values), math.fsum(values) / math.fsum(others), low, high)
+
+
+def ratio_gain(
+    before: tuple[Sequence[float], Sequence[float]],
+    after: tuple[Sequence[float], Sequence[float]],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> Estimate:
+    """The difference of two ratios of sums (`ratio`) of the same measurements, the same clusters drawn for both."""
+    count = len(before[0])
+    if count == 0 or any(math.fsum(others) == 0 for _, others in (before, after)):
+        return Estimate(count, math.nan, math.nan, math.nan)
+    drawn = [_ratios(*one, clusters, draws, seed) for one in (before, after)]
+    first, second = (math.fsum(values) / math.fsum(others) for values, others in (before, after))
+    return Estimate(count, second - first, *_bounds(drawn[1] - drawn[0]))
+
+
+def _interval(
+    values: Sequence[float], others: Sequence[float], clusters: Sequence[Hashable] | None, draws: int, seed: int
+) -> tuple[float, float]:
+    return _bounds(_ratios(values, others, clusters, draws, seed))
+
+
+def _bounds(drawn: FloatArray) -> tuple[float, float]:
+    """The middle 95 % of what was drawn; draws of which there is no ratio do not count."""
+    low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _ratios(
+    values: Sequence[float], others: Sequence[float], clusters: Sequence[Hashable] | None, draws: int, seed: int
+) -> FloatArray:
+    """Ratios of sums over clusters that are drawn as wholes: [draws]."""
     keys = list(range(len(values))) if clusters is None else list(clusters)
     places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     sums, counts = np.zeros(len(places)), np.zeros(len(places))
-    for key, value in zip(keys, values, strict=True):
+    for key, value, other in zip(keys, values, others, strict=True):
         sums[places[key]] += value
-        counts[places[key]] += 1
+        counts[places[key]] += other
     drawn = np.random.default_rng(seed).integers(0, len(places), size=(draws, len(places)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(len(values), float(np.mean(np.asarray(values, dtype=float))), float(low), float(high))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums[drawn].sum(1) / counts[drawn].sum(1)
 
 
 def estimate(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
