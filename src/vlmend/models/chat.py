@@ -6,21 +6,17 @@ that is down, or wants another key, ends the work with one line, since the next 
 
 from __future__ import annotations
 
-import json
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from http.client import HTTPException
 from typing import Any, Protocol
 
 import torch
 
-from vlmend.errors import PromptError, VlmendError
+from vlmend.endpoints import Endpoint
+from vlmend.errors import EndpointError, PromptError, VlmendError
 from vlmend.models.outputs import Question
 from vlmend.models.sampling import Draws
 from vlmend.models.vlm import VLM
@@ -28,8 +24,6 @@ from vlmend.models.vlm import VLM
 __all__ = ["Chat", "EndpointChat", "FolderChat", "OwnChat", "Said"]
 
 _TRIES = 3
-_HOPELESS = (401, 403, 404, 405)  # the same for every task
-_LATER = 429
 
 
 @dataclass(frozen=True)
@@ -64,19 +58,19 @@ class Chat(Protocol):
 
 @dataclass(frozen=True)
 class EndpointChat:
-    """An OpenAI-compatible endpoint (``POST <url>/chat/completions``).
+    """An OpenAI-compatible endpoint (see `vlmend.endpoints`).
 
     Attributes:
         url: up to and without ``/chat/completions``.
         model: its name there.
-        key: environment variable that holds the key, if one is needed; it is written nowhere.
+        key: environment variable that holds the key; where it is not set, none is sent.
         temperature, top_p, max_new_tokens: of replies.
         at_once: requests under way together.
         timeout: seconds a reply may take.
         wait: seconds before the second try, twice that before the third; on errors of the server and refusals.
 
     Raises:
-        VlmendError: the URL is none of the web.
+        EndpointError: the URL cannot be used.
     """
 
     url: str
@@ -90,8 +84,12 @@ class EndpointChat:
     wait: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise VlmendError(f"an endpoint's URL begins with http:// or https://, not '{self.url}'")
+        _ = self._served
+
+    @property
+    def _served(self) -> Endpoint:
+        key = self.key if os.environ.get(self.key) else None
+        return Endpoint(self.url, key, timeout=self.timeout, tries=_TRIES, wait=self.wait)
 
     @property
     def name(self) -> str:
@@ -111,36 +109,14 @@ class EndpointChat:
             "max_tokens": self.max_new_tokens,
             "seed": seed % 2**31,
         }
-        headers = {"Content-Type": "application/json"}
-        if secret := os.environ.get(self.key):
-            headers["Authorization"] = f"Bearer {secret}"
-        place = f"{self.url.rstrip('/')}/chat/completions"
-        request = urllib.request.Request(place, json.dumps(body).encode(), headers)
-        for attempt in range(_TRIES):
-            last = attempt == _TRIES - 1
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    return _completion(reply.read())
-            except urllib.error.HTTPError as error:
-                down = error.code >= 500 or error.code == _LATER
-                if error.code in _HOPELESS or (down and last):
-                    raise VlmendError(f"{self.url} refuses: HTTP {error.code} {error.reason}") from error
-                if not down:
-                    return Said(None, "the endpoint refuses it")
-            except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
-                if last:
-                    raise VlmendError(f"{self.url} cannot be reached: {error}") from error
-            time.sleep(self.wait * 2**attempt)
-        raise AssertionError("the last try returns or raises")
-
-
-def _completion(content: bytes) -> Said:
-    """The text in what an endpoint sent."""
-    try:
-        text = json.loads(content)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
-        return Said(None, "the reply is no chat completion")
-    return Said(text.strip()) if isinstance(text, str) else Said(None, "the reply is no chat completion")
+        try:
+            return Said(self._served.complete(body).text.strip())
+        except EndpointError as error:
+            if error.replied:
+                return Said(None, "the reply is no chat completion")
+            if error.this_one:
+                return Said(None, "the endpoint refuses it")
+            raise
 
 
 @dataclass(frozen=True)
