@@ -117,7 +117,7 @@ def test_checked_before_the_long_work(url, monkeypatch):
 def test_redirects_are_not_followed(url, monkeypatch, status):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     Server.replies = [(status, f"{url}/elsewhere?api_key=other")]
-    with pytest.raises(VlmendError, match="redirects to .* not followed") as found:
+    with pytest.raises(VlmendError, match=r"redirects to .* not followed") as found:
         Endpoint(url, wait=0.01).reworded(ASKED.question, random.Random(0))
     assert [one["path"] for one in Server.asked] == ["/v1/chat/completions"]
     assert "api_key" not in str(found.value)
