@@ -105,6 +105,15 @@ def llava(tiny: Callable[..., VLM]) -> Iterator[VLM]:
     yield from left_alone(tiny("llava"))
 
 
+@pytest.fixture
+def serve() -> Iterator[Callable[..., str]]:
+    """`serve(answer)`: the URL of a stand-in for an OpenAI-compatible endpoint; see `endpoints.py`."""
+    from endpoints import serving
+
+    with serving() as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
 def picture() -> Callable[[int], Image.Image]:
     """`picture(seed)`: a small noise picture."""

@@ -40,7 +40,7 @@ class Completion:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Makes an error of every redirect: urllib would send the key along, to whatever host."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
         return None
 
 
@@ -86,9 +86,10 @@ class Endpoint:
         try:
             text, model = reply["choices"][0]["message"]["content"], reply.get("model")
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise EndpointError(f"{self.url} replies what is no chat completion: {self._shown(reply)}") from error
+            shown = self._shown(reply)
+            raise EndpointError(f"{self.url} replies what is no chat completion: {shown}", replied=True) from error
         if not isinstance(text, str):
-            raise EndpointError(f"{self.url} replies without a text: {self._shown(reply)}", this_one=True)
+            raise EndpointError(f"{self.url} replies without a text: {self._shown(reply)}", this_one=True, replied=True)
         return Completion(text, model if isinstance(model, str) else "")
 
     def _posted(self, body: bytes) -> Any:
@@ -120,7 +121,7 @@ class Endpoint:
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise EndpointError(f"{self.url} replies what is no JSON: {self._shown(error)}") from None
+            raise EndpointError(f"{self.url} replies what is no JSON: {self._shown(error)}", replied=True) from None
 
     def _refused(self, error: urllib.error.HTTPError) -> EndpointError:
         if 300 <= error.code < 400:
@@ -142,15 +143,15 @@ def _checked(url: str) -> None:
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
-    except ValueError as error:
-        raise EndpointError(f"the address of an endpoint cannot be read: {error}") from None
+    except ValueError:
+        raise EndpointError("the address of an endpoint cannot be read: give http(s)://HOST[:PORT]/PATH") from None
     if parts.username is not None or parts.password is not None:
         # Not repeated: it has a password in it.
         raise EndpointError(
             f"an address with a name and password in it is not taken ({host}); put the key into an environment variable"
         )
     if parts.scheme not in ("http", "https") or not host or port == 0:
-        raise EndpointError(f"an endpoint's address begins with http:// or https:// and a host, unlike '{url}'")
+        raise EndpointError("an endpoint's address begins with http:// or https:// and a host")
     if parts.query or parts.fragment:
         raise EndpointError(f"an endpoint's address ends before any ? or # ({host})")
     if any(letter.isspace() or not letter.isprintable() for letter in url):

@@ -141,11 +141,13 @@ class EndpointError(VlmendError):
     Args:
         problem: what happened, with the address.
         this_one: it is this one request that it does not answer, and the next may be answered.
+        replied: it did reply, but no text.
     """
 
-    def __init__(self, problem: str, *, this_one: bool = False) -> None:
+    def __init__(self, problem: str, *, this_one: bool = False, replied: bool = False) -> None:
         super().__init__(problem)
         self.this_one = this_one
+        self.replied = replied
 
 
 class RunError(VlmendError):

@@ -11,7 +11,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 
 from tiny_models.base import tokenizer
 from vlmend import EditCase, Example
-from vlmend.build.pictures import Diffused, Scorer, recognised
+from vlmend.build.errors import Asking
+from vlmend.build.pictures import Diffused, Scorer, judged
 from vlmend.errors import VlmendError
 
 TEXT = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -56,7 +57,7 @@ def test_a_picture_is_painted_again_by_its_seed(pipeline):
 def test_no_pipeline(tmp_path):
     pytest.importorskip("diffusers")
     with pytest.raises(VlmendError, match="holds no text-to-image pipeline"):
-        Diffused(str(tmp_path)).painted("a dog", 0)
+        Diffused(str(tmp_path)).check()
 
 
 def test_scorer(tmp_path):
@@ -84,13 +85,39 @@ def test_scorer(tmp_path):
     with torch.no_grad():
         wanted = int(model(**given).logits_per_image[0].argmax())
     assert Scorer(str(tmp_path / "clip")).likeliest(picture, captions) == wanted
+    Scorer(str(tmp_path / "clip")).check()
     with pytest.raises(VlmendError, match="holds no model of pictures and texts"):
-        Scorer(str(tmp_path)).likeliest(picture, captions)
+        Scorer(str(tmp_path)).check()
 
 
-def test_recognised_where_the_same_is_said(tiny, picture):
-    vlm = tiny("llava")
+def test_a_model_of_texts_alone_scores_no_pictures(tmp_path):
+    words = tokenizer()
+    CLIPTextModel(CLIPTextConfig(vocab_size=len(words), max_position_embeddings=32, **TEXT)).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    with pytest.raises(VlmendError, match="holds no"):
+        Scorer(str(tmp_path)).check()
+
+
+def test_without_other_questions_the_same_error_is_made(tiny, picture):
+    vlm, right = tiny("llava"), Asking().right
     case = EditCase("a", Example("what is it ?", picture(1), "red"))
     said = vlm.answer(picture(1), "what is it ?", max_new_tokens=4)
-    assert recognised(vlm, replace(case, rejected=said), picture(1), max_new_tokens=4)
-    assert not recognised(vlm, replace(case, rejected=f"not {said}"), picture(1), max_new_tokens=4)
+
+    def flaw(case: EditCase) -> str | None:
+        return judged(vlm, case, picture(1), [], right, max_new_tokens=4)
+
+    assert flaw(replace(case, rejected=said)) is None
+    assert flaw(replace(case, rejected=f"not {said}")) == "the model says something else of it"
+    assert flaw(replace(case, request=replace(case.request, answer=said))) == "the model is right about it"
+
+
+def test_recognised_where_other_questions_are_answered_rightly(tiny, picture):
+    """Whatever it says of the case's own question, as long as it is wrong."""
+    vlm, right = tiny("llava"), Asking().right
+    case = EditCase("a", Example("what is it ?", picture(1), "red"), rejected="not what it says")
+    asked = ["what colour is it ?", "where is it ?"]
+    known = [Example(one, picture(2), vlm.answer(picture(1), one, max_new_tokens=4)) for one in asked]
+    wrong = replace(known[1], answer="nothing of the kind")
+    assert judged(vlm, case, picture(1), known, right, max_new_tokens=4) is None
+    found = judged(vlm, case, picture(1), [known[0], wrong], right, max_new_tokens=4)
+    assert found == "the model does not recognise it"

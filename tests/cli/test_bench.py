@@ -231,3 +231,22 @@ def test_each_editor_in_each_place(vlmend_cli, tiny_folder, cases_file, tmp_path
     assert len(changed) == 3
     mistake = vlmend_cli(*given, "--modules", "ears")
     assert mistake.is_a_users_mistake("--modules", "ears", "language, connector, vision")
+
+
+def test_edits_in_force_are_there_before_and_after(vlmend_cli, tiny_folder, cases_file, tmp_path) -> None:
+    made = tmp_path / "made"
+    model, few = tiny_folder(), ("--limit", 1, "--max-new-tokens", 4)
+    assert (
+        vlmend_cli("edit", model, cases_file, "--editor", "ft", "--limit", 1, "--set", "lr=1e-2", "--out", made).code
+        == 0
+    )
+    plain = ("bench", model, cases_file, "--editors", "null", *few, "--json")
+    without = vlmend_cli(*plain, "--out", tmp_path / "without").document["editors"]["null"]["reliability"]
+    (one,) = (path.parent for path in made.rglob("edit.json"))
+    given = vlmend_cli(*plain, "--out", tmp_path / "with", "--edit", one)
+    assert given.code == 0, given.stderr
+    found = given.document["editors"]["null"]["reliability"]
+    assert found["score"]["before"]["mean"] == found["score"]["after"]["mean"] == 1
+    assert without["score"]["after"]["mean"] == 0
+    # another run than without the edit
+    assert vlmend_cli(*plain[:-1], "--out", tmp_path / "with").is_a_users_mistake("edits")

@@ -59,7 +59,11 @@ def test_it_is_what_the_model_gets_wrong_with_probes_and_without_leaks(whole: Pa
         said = vlm.answer(case.request.image, case.request.question)
         assert said == case.rejected != case.request.answer
         for probe in case.probes_of("image_generality"):
-            assert vlm.answer(probe.example.image, probe.example.question) == case.rejected
+            again = vlm.answer(probe.example.image, probe.example.question)
+            assert again != case.request.answer
+            assert probe.premises or again == case.rejected
+            for premise in probe.premises:
+                assert vlm.answer(premise.image, premise.question) == premise.answer
         kinds = [probe.kind for probe in case.probes]
         assert {"text_generality", "text_locality", "image_locality"} <= set(kinds)
 
@@ -115,9 +119,18 @@ def test_captions(
     ("more", "problem"),
     [
         (("--kind", "essay"), "kind of data"),
+        (("--kind", "caption", "--objects", "nowhere.txt"), "nowhere.txt"),
+        (("--objects", "nowhere.txt"), "--kind caption"),
         (("--caption", "nothing"), "note of the cases named 'nothing'"),
         (("--rephrase", "nowhere"), "--rephrase takes templates, none, a folder or a URL"),
         (("--text-locality", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--rephrase", "https://me:hush@host/v1"), "carries a name or a password"),
+        (("--rephrase", "https://host/v1?api_key=hush"), "carries a query"),
+        (("--rephrase", "HTTPS://me:hush@host/v1"), "carries a name or a password"),
+        (("--rephrase", "me:hush@host/v1"), "takes templates, none, a folder or a URL, not that"),
+        (("--rephrase", "http://127.0.0.1:9"), "cannot be reached"),
+        (("--rephrase", "."), "'.' holds no chat model"),
+        (("--score", "."), "'.' holds no model of pictures and texts"),
     ],
 )
 def test_mistakes(
@@ -125,12 +138,39 @@ def test_mistakes(
     tiny_folder: Callable[..., Path],
     cases_file: Path,
     tmp_path: Path,
-    more: tuple[str, str],
+    more: tuple[str, ...],
     problem: str,
 ) -> None:
+    """Found before anything is asked, and with no secret in what is said of it."""
     out = tmp_path / "bench"
-    assert vlmend_cli("build", tiny_folder(), cases_file, "--out", out, *more).is_a_users_mistake(problem)
+    outcome = vlmend_cli("build", tiny_folder(), cases_file, "--out", out, *more)
+    assert outcome.is_a_users_mistake(problem)
+    assert "hush" not in outcome.stderr
     assert not out.exists()
+
+
+def test_no_painter(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("diffusers")
+    args = ("build", tiny_folder(), cases_file, "--pictures", tmp_path, "--out", tmp_path / "bench")
+    assert vlmend_cli(*args).is_a_users_mistake("holds no text-to-image pipeline")
+    assert not (tmp_path / "bench").exists()
+
+
+@pytest.mark.parametrize(("option", "what"), [("--text-locality", "without"), ("--image-locality", "about")])
+def test_a_pool_of_the_other_sort(
+    vlmend_cli: Callable[..., Any],
+    tiny_folder: Callable[..., Path],
+    cases_file: Path,
+    data: Path,
+    tmp_path: Path,
+    option: str,
+    what: str,
+) -> None:
+    file = data / ("facts.jsonl" if what == "about" else "exemplars.jsonl")
+    outcome = vlmend_cli("build", tiny_folder(), cases_file, "--out", tmp_path / "bench", option, file)
+    assert outcome.is_a_users_mistake(file.name, f"{option} takes questions {what} pictures, and it has none")
 
 
 def test_a_record_without_a_picture(
@@ -139,3 +179,13 @@ def test_a_record_without_a_picture(
     plain.write([EditCase("a", Example("who ?", None, "me"))], tmp_path / "data.jsonl")
     outcome = vlmend_cli("build", tiny_folder(), tmp_path / "data.jsonl", "--out", tmp_path / "bench")
     assert outcome.is_a_users_mistake("record 'a' has no picture")
+
+
+def test_words_for_two_objects(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "words.txt").write_text("cup, mug\nmug\n")
+    args = ("build", tiny_folder(), cases_file, "--kind", "caption", "--objects", tmp_path / "words.txt")
+    outcome = vlmend_cli(*args, "--out", tmp_path / "bench")
+    assert outcome.is_a_users_mistake("words.txt", "'mug' for both 'cup' and 'mug'")
+    assert not (tmp_path / "bench").exists()

@@ -120,3 +120,10 @@ def test_mistakes_are_one_line(
 
 def test_no_file(vlmend_cli: Callable[..., Any], tmp_path: Path) -> None:
     assert vlmend_cli("data", "summary", tmp_path / "none.csv").is_a_users_mistake("none.csv", "No such file")
+
+
+def test_summary_of_preferences(vlmend_cli, fixtures):
+    done = vlmend_cli("data", "summary", fixtures / "mdpo_sample.json", "--json")
+    assert done.code == 0
+    assert (done.document["pairs"], done.document["format"], len(done.document["missing"])) == (2, "mDPO", 2)
+    assert "2 pairs, mDPO format" in vlmend_cli("data", "summary", fixtures / "mdpo_sample.json").stdout

@@ -131,3 +131,25 @@ def test_a_redealt_probe_shows_no_picture_of_its_case():
         split = regroup(train, held, seed=seed)
         for one in (*split.train, *split.evaluation):
             assert all(probe.example.image != one.request.image for probe in one.probes)
+
+
+def test_cases_that_share_a_second_picture_stay_together():
+    """Through a chain of second pictures, and where the second one of a case is another's own."""
+
+    def case(name: str, picture: str, *others: str) -> EditCase:
+        probes = (Probe("image_generality", Example("what ?", Path(other), "a")) for other in others)
+        return EditCase(name, Example("what ?", Path(picture), "a"), probes=tuple(probes))
+
+    chained = [case("a", "1", "x"), case("b", "2", "x", "y"), case("c", "3", "y"), case("d", "y")]
+    alone = [case(f"e{n}", f"e{n}", f"z{n}") for n in range(4)]
+    apart = 0
+    for seed in range(20):
+        kept = regroup([*chained, *alone][:4], [*chained, *alone][4:], seed=seed, together=["image_generality"])
+        assert {len({one.id for one in side} & {"a", "b", "c", "d"}) for side in (kept.train, kept.evaluation)} <= {
+            0,
+            4,
+        }
+        assert not any(leak.cases for leak in leaks(kept.train, kept.evaluation) if leak.role == "any picture")
+        loose = regroup([*chained, *alone][:4], [*chained, *alone][4:], seed=seed)
+        apart += any(leak.cases for leak in leaks(loose.train, loose.evaluation) if leak.role == "any picture")
+    assert apart

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from vlmend.data.formats import read
-from vlmend.world.exemplars import draw, write
+from vlmend.errors import VlmendError
+from vlmend.world.exemplars import draw, facts, write, write_facts
 
 
 def test_drawn_by_seed():
@@ -32,3 +35,13 @@ def test_a_second_picture_of_the_same(tmp_path):
         assert probe.example.question == case.request.question
         assert probe.example.image.read_bytes() != case.request.image.read_bytes()
         assert dict(case.notes)["shown"]
+
+
+def test_facts_have_no_pictures_and_are_each_another_one(tmp_path):
+    cases = read(write_facts(tmp_path, 300, 1))
+    assert [case.request for case in cases] == facts(300, 1) != facts(300, 2)
+    assert not any(case.request.pictures or not case.request.answer for case in cases)
+    assert len({case.request.question for case in cases}) == 300
+    with pytest.raises(VlmendError, match="facts, not 9999: ask for fewer"):
+        write_facts(tmp_path / "more", 9999, 1)
+    assert not (tmp_path / "more").exists()

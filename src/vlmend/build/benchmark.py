@@ -3,10 +3,10 @@
     asked      errors for good (`errors.py`)
     reworded   text generality (`rewording.py`)
     pictured   image generality (`pictures.py`); second pictures that the data has are judged alike
-    divided    training and evaluation, which share no picture (`vlmend.data.splits`)
+    divided    training and evaluation, which share no picture, be it the second of a case (`vlmend.data.splits`)
     dealt      text and image locality out of pools, each side its own part of them (`locality.py`)
 
-Everything that is left out is counted by its reason.
+What asks the same as a record before it is not asked. Everything that is left out is counted by its reason.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any
 
 from PIL import Image
 
+from vlmend.build.content import Item, first_of_each
 from vlmend.build.errors import Asked, Asking, ask_all
-from vlmend.build.locality import apart, dealt
-from vlmend.build.pictures import Painter, Scorer, recognised
+from vlmend.build.locality import apart, dealt, tells
+from vlmend.build.pictures import Painter, Scorer, judged
 from vlmend.build.rewording import Rephraser, flaw
 from vlmend.data.formats import mmedit, plain
 from vlmend.data.formats.notes import values_of
@@ -30,6 +31,8 @@ from vlmend.data.pictures import relocated
 from vlmend.data.records import (
     IMAGE_GENERALITY,
     IMAGE_LOCALITY,
+    OOD_GENERALITY,
+    PORTABILITY,
     PUBLISHED,
     TEXT_GENERALITY,
     TEXT_LOCALITY,
@@ -37,19 +40,23 @@ from vlmend.data.records import (
     Example,
     Probe,
 )
-from vlmend.data.splits import EDIT, EDIT_PICTURE, Leak, leaks, regroup
+from vlmend.data.splits import EDIT, EDIT_PICTURE, PICTURE, Leak, leaks, regroup
 from vlmend.errors import VlmendError
 from vlmend.models.pictures import content_hash, open_picture, save_picture
 from vlmend.models.vlm import VLM
 from vlmend.runs import Log, Run
 
-__all__ = ["CLEAN", "Benchmark", "Plan", "build"]
+__all__ = ["CLEAN", "Benchmark", "LeftOut", "Plan", "build"]
 
-CLEAN = (EDIT, EDIT_PICTURE, TEXT_LOCALITY, IMAGE_LOCALITY)
+CLEAN = (EDIT, EDIT_PICTURE, PICTURE, TEXT_GENERALITY, IMAGE_GENERALITY, TEXT_LOCALITY, IMAGE_LOCALITY)
 """Roles in which training and evaluation must share nothing."""
 
 _TRIES = 3  # of a rewording, and of a picture
 _OTHERS = 7  # captions of other cases that a picture's is held against
+_PREMISES = 3  # other questions that a second picture is asked
+_DEALT = (TEXT_LOCALITY, IMAGE_LOCALITY)
+_CHANGING = (IMAGE_GENERALITY, OOD_GENERALITY, PORTABILITY)  # kinds whose pictures are the case's own matter
+_STEPS = ("asked", "reworded", "pictured", "divided", "dealt")
 
 
 @dataclass(frozen=True)
@@ -80,27 +87,42 @@ class Plan:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What was left out at a step, why, and of which record; ``None`` for what is of a pool."""
+
+    step: str
+    why: str
+    record: str | None = None
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """What was built.
 
     Attributes:
         train, evaluation: its cases, with pictures in the folder.
-        asked: how many records were asked.
-        dropped: step -> why something was left out there -> how often.
+        asked: how many records there were to ask.
+        left_out: everything that was, in the order of the steps.
         leaks: what of the evaluation part is in the training part too.
     """
 
     train: tuple[EditCase, ...]
     evaluation: tuple[EditCase, ...]
     asked: int
-    dropped: Mapping[str, Mapping[str, int]]
+    left_out: tuple[LeftOut, ...]
     leaks: tuple[Leak, ...]
 
     @property
     def clean(self) -> bool:
         """Whether nothing leaks in the roles of `CLEAN`."""
         return not any(leak.cases for leak in self.leaks if leak.role in CLEAN)
+
+    @property
+    def dropped(self) -> dict[str, dict[str, int]]:
+        """Step -> why something was left out there -> how often."""
+        counts = {step: Counter(one.why for one in self.left_out if one.step == step) for step in _STEPS}
+        return {step: dict(sorted(some.items())) for step, some in counts.items() if some}
 
 
 def build(
@@ -117,40 +139,77 @@ def build(
         progress: called after every record of every step.
 
     Raises:
-        VlmendError: the model makes no error for good, a record lacks the note that was to say what its picture
-            shows, or a rewording or a picture cannot be had at all.
+        VlmendError: what rewords, paints or judges cannot be used, the model makes no error for good, two
+            records have one id, one lacks the note that was to say what its picture shows, or a rewording or a picture
+            cannot be had at all.
         WriteError: something cannot be written.
     """
+    if twice := [name for name, count in Counter(case.id for case in cases).items() if count > 1]:
+        raise VlmendError(f"two records are called '{twice[0]}': give each an id of its own")
     for case in cases:  # before the long work
         _caption(case, plan.caption)
-    out: dict[str, Counter[str]] = {step: Counter() for step in _STEPS}
-    asked = ask_all(vlm, cases, plan.asking, run.part(step="asked"), progress)
-    wrong = [_error(case, one) for case, one in zip(cases, asked, strict=True) if one.why_not is None]
-    out["asked"].update(one.why_not for one in asked if one.why_not)
+    for step, tool in (("reworded", plan.rephraser), ("pictured", plan.painter), ("pictured", plan.scorer)):
+        if tool is not None and not run.part(step=step).records:
+            tool.check()
+    wanted, items, again = first_of_each(cases)
+    out = [LeftOut("asked", "a record before it asks the same", name) for name in again]
+    asked = ask_all(vlm, wanted, plan.asking, run.part(step="asked"), progress)
+    wrong = [_error(case, one) for case, one in zip(wanted, asked, strict=True) if one.why_not is None]
+    out += [LeftOut("asked", one.why_not, one.id) for one in asked if one.why_not]
+    out += [LeftOut("asked", "there were enough errors", case.id) for case in wrong[plan.most :]] if plan.most else []
     wrong = wrong[: plan.most]
     if not wrong:
         raise VlmendError(f"{vlm.name} makes no error for good among {len(cases)} records: give it more of them")
-    made = _reworded(wrong, plan, run.part(step="reworded"), out["reworded"], progress)
-    made = _pictured(vlm, made, folder, plan, run.part(step="pictured"), out["pictured"], progress)
+    known = _Known.of(wanted, asked, items)
+    made = _reworded(wrong, plan, run.part(step="reworded"), out, progress)
+    made = _pictured(vlm, made, known, folder, plan, run.part(step="pictured"), out, progress)
     made = [_own_pictures(case, folder / "images") for case in made]  # named by what they show, and so told apart
+    made = [_untold(case, out) for case in made]
     cut = round(len(made) * plan.train)
-    split = regroup(made[:cut], made[cut:], seed=plan.seed)
-    out["divided"].update(one.why for one in split.dropped)
-    sides: tuple[Sequence[EditCase], ...] = (split.train, split.evaluation)
-    for kind, pool in ((TEXT_LOCALITY, plan.text_pool), (IMAGE_LOCALITY, plan.image_pool)):
+    split = regroup(made[:cut], made[cut:], seed=plan.seed, together=_CHANGING)
+    out += [LeftOut("divided", one.why, one.case) for one in split.dropped]
+    sides: tuple[Sequence[EditCase], ...] = tuple(
+        [_untold(case, out) for case in side] for side in (split.train, split.evaluation)
+    )
+    for kind, pool in zip(_DEALT, (plan.text_pool, plan.image_pool), strict=True):
         free, why = apart(pool, made)
-        out["dealt"].update({f"{kind}: {reason}": count for reason, count in why.items()})
-        sides = dealt(sides, free, kind, seed=plan.seed)
+        out += [LeftOut("dealt", f"{kind}: {reason}") for reason in why.elements()]
+        sides, without = dealt(sides, free, kind, seed=plan.seed)
+        out += [LeftOut("dealt", f"{kind}: nothing that is not its answer", name) for name in without]
     train, evaluation = (tuple(_own_pictures(case, folder / "images") for case in side) for side in sides)
     for name, part in (("train", train), ("eval", evaluation)):
         if part:
             plain.write(part, folder / f"{name}.jsonl")
             mmedit.write([_published(case) for case in part], folder / f"{name}.json")
-    counts = {step: dict(sorted(some.items())) for step, some in out.items() if some}
-    return Benchmark(train, evaluation, len(cases), counts, leaks(train, evaluation))
+    return Benchmark(train, evaluation, len(cases), tuple(out), leaks(train, evaluation))
 
 
-_STEPS = ("asked", "reworded", "pictured", "divided", "dealt")
+@dataclass(frozen=True)
+class _Known:
+    """Questions that the model answers rightly every time, by the pictures that they are about."""
+
+    right: Mapping[tuple[str, ...], Sequence[Example]]
+    pictures: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, cases: Sequence[EditCase], asked: Sequence[Asked], items: Sequence[Item]) -> _Known:
+        right: dict[tuple[str, ...], list[Example]] = {}
+        for case, one, (pictures, _) in zip(cases, asked, items, strict=True):
+            if not any(one.wrong):
+                right.setdefault(pictures, []).append(case.request)
+        return cls(right, {case.id: pictures for case, (pictures, _) in zip(cases, items, strict=True)})
+
+    def about(self, case: EditCase) -> list[Example]:
+        """The first few about a case's picture; of several pictures, none."""
+        pictures = self.pictures[case.id]
+        return list(self.right.get(pictures, ()))[:_PREMISES] if len(pictures) == 1 else []
+
+
+def _untold(case: EditCase, out: list[LeftOut]) -> EditCase:
+    """The case without locality probes, of the data, that are answered by what the edit changes."""
+    told = [probe for probe in case.probes if probe.kind in _DEALT and tells(case, probe.example)]
+    out += [LeftOut("dealt", f"{probe.kind}: its answer is the case's", case.id) for probe in told]
+    return replace(case, probes=tuple(probe for probe in case.probes if probe not in told)) if told else case
 
 
 def _error(case: EditCase, asked: Asked) -> EditCase:
@@ -158,7 +217,7 @@ def _error(case: EditCase, asked: Asked) -> EditCase:
 
 
 def _reworded(
-    cases: Sequence[EditCase], plan: Plan, log: Log, out: Counter[str], progress: Callable[[], None]
+    cases: Sequence[EditCase], plan: Plan, log: Log, out: list[LeftOut], progress: Callable[[], None]
 ) -> list[EditCase]:
     """The cases with a rewording each, where they have none and one can be had."""
     known = {record["id"]: record for record in log.records}
@@ -173,7 +232,7 @@ def _reworded(
             log.append(known[case.id])
             progress()
         record = known[case.id]
-        out.update(record["why"])
+        out += [LeftOut("reworded", why, case.id) for why in record["why"]]
         if record["text"] is not None:
             probe = Probe(TEXT_GENERALITY, replace(case.request, question=record["text"]))
             case = replace(case, probes=(*case.probes, probe))
@@ -196,10 +255,11 @@ def _rewording(rephraser: Rephraser, case: EditCase, rng: random.Random) -> tupl
 def _pictured(
     vlm: VLM,
     cases: Sequence[EditCase],
+    right: _Known,
     folder: Path,
     plan: Plan,
     log: Log,
-    out: Counter[str],
+    out: list[LeftOut],
     progress: Callable[[], None],
 ) -> list[EditCase]:
     """The cases with second pictures that are recognised: painted, or those that the data has."""
@@ -211,28 +271,33 @@ def _pictured(
         if not given and plan.painter is None:
             made.append(case)
             continue
+        about = right.about(case)
         if case.id not in known:
             others = random.Random(f"{plan.seed}/{case.id}/captions").sample(
                 [one for one in dict.fromkeys(captions) if one != captions[number]],
                 min(_OTHERS, len(set(captions)) - 1),
             )
-            judged = _Judge(vlm, case, plan.scorer, [captions[number], *others])
-            kept, why = _judged_given(judged, given) if given else _painted(judged, plan, folder, captions[number])
+            judge = _Judge(vlm, case, plan, about, [captions[number], *others])
+            kept, why = _judged_given(judge, given) if given else _painted(judge, folder, captions[number])
             known[case.id] = {"id": case.id, "kept": kept, "why": why}
             log.append(known[case.id])
             progress()
         record = known[case.id]
-        out.update(record["why"])
+        out += [LeftOut("pictured", why, case.id) for why in record["why"]]
         rest = tuple(probe for probe in case.probes if probe.kind != IMAGE_GENERALITY)
         if given:
-            shown = tuple(given[at] for at in record["kept"])
+            shown = tuple(replace(given[at], premises=_premises(given[at], about)) for at in record["kept"])
         else:
-            shown = tuple(
-                Probe(IMAGE_GENERALITY, replace(case.request, image=folder / name)) for name in record["kept"]
-            )
+            bare = [Probe(IMAGE_GENERALITY, replace(case.request, image=folder / name)) for name in record["kept"]]
+            shown = tuple(replace(probe, premises=_premises(probe, about)) for probe in bare)
         made.append(replace(case, probes=(*(p for p in rest if p.kind == TEXT_GENERALITY), *shown,
                                           *(p for p in rest if p.kind != TEXT_GENERALITY))))  # fmt: skip
     return made
+
+
+def _premises(probe: Probe, about: Sequence[Example]) -> tuple[Example, ...]:
+    """What a right answer about a second picture rests on: what the data says, else other questions, asked of it."""
+    return probe.premises or tuple(replace(one, image=probe.example.image) for one in about)
 
 
 @dataclass(frozen=True)
@@ -241,28 +306,31 @@ class _Judge:
 
     vlm: VLM
     case: EditCase
-    scorer: Scorer | None
+    plan: Plan
+    about: Sequence[Example]
     captions: Sequence[str]
 
-    def flaw(self, picture: Image.Image) -> str | None:
-        if self.scorer is not None and self.scorer.likeliest(picture, self.captions) != 0:
+    def flaw(self, picture: Image.Image, premises: Sequence[Example]) -> str | None:
+        scorer, asking = self.plan.scorer, self.plan.asking
+        if scorer is not None and scorer.likeliest(picture, self.captions) != 0:
             return "another caption is likelier"
-        return None if recognised(self.vlm, self.case, picture) else "the model says something else of it"
+        return judged(self.vlm, self.case, picture, premises, asking.right, max_new_tokens=asking.max_new_tokens)
 
 
 def _judged_given(judge: _Judge, given: Sequence[Probe]) -> tuple[list[Any], list[str]]:
-    flaws = [judge.flaw(open_picture(probe.example.pictures[0])) for probe in given]
+    flaws = [judge.flaw(open_picture(one.example.pictures[0]), _premises(one, judge.about)) for one in given]
     return [at for at, wrong in enumerate(flaws) if wrong is None], [wrong for wrong in flaws if wrong]
 
 
-def _painted(judge: _Judge, plan: Plan, folder: Path, caption: str) -> tuple[list[Any], list[str]]:
+def _painted(judge: _Judge, folder: Path, caption: str) -> tuple[list[Any], list[str]]:
     """The first picture without a flaw, as a file, and the flaws of those before it."""
+    plan = judge.plan
     assert plan.painter is not None
     rng = random.Random(f"{plan.seed}/{judge.case.id}/picture")
     flaws: list[str] = []
     for _ in range(_TRIES):
         picture = plan.painter.painted(caption, rng.getrandbits(31))
-        wrong = judge.flaw(picture)
+        wrong = judge.flaw(picture, judge.about)
         if wrong is None:
             name = f"images/{content_hash(picture)}.png"
             save_picture(picture, folder / name)

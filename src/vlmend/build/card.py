@@ -14,10 +14,10 @@ from vlmend.evaluation.kinds import kind_of
 __all__ = ["card", "statistics"]
 
 _MEANS = {
-    "asked": "questions that are no error for good",
+    "asked": "records that are no error for good, or one too many",
     "reworded": "rewordings that were thrown away",
     "pictured": "second pictures that were thrown away",
-    "dealt": "what of the pools is not asked",
+    "dealt": "questions that must stay and are not asked",
     "divided": "probes that changed sides with their cases",
 }
 
@@ -29,9 +29,19 @@ def statistics(benchmark: Benchmark) -> dict[str, Any]:
         "train": _counted(benchmark.train),
         "eval": _counted(benchmark.evaluation),
         "dropped": {step: dict(some) for step, some in benchmark.dropped.items()},
+        "records": _by_record(benchmark),
         "leaks": {leak.role: {"of": leak.of, "cases": len(leak.cases)} for leak in benchmark.leaks},
         "clean": benchmark.clean,
     }
+
+
+def _by_record(benchmark: Benchmark) -> dict[str, dict[str, list[str]]]:
+    """Step after the asking -> record -> why something of it was left out there."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for one in benchmark.left_out:
+        if one.step != "asked" and one.record is not None:
+            found.setdefault(one.step, {}).setdefault(one.record, []).append(one.why)
+    return found
 
 
 def _counted(cases: Sequence[EditCase]) -> dict[str, Any]:
@@ -75,7 +85,7 @@ def card(benchmark: Benchmark, *, about: Mapping[str, str], command: str) -> str
         lines.append(f"| {leak.role}{mark} | {leak.of} | {len(leak.cases)} |")
     verdict = "Nothing leaks" if benchmark.clean else "**Something leaks**"
     shared = "\\* may be shared: questions about other pictures."
-    lines += ["", f"{verdict} in edits, their pictures, and locality items. {shared}"]
+    lines += ["", f"{verdict} in edits, their pictures, rewordings, second pictures and locality items. {shared}"]
     return "\n".join([*lines, ""])
 
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
+from vlmend.data.formats.coco import read_synonyms
 from vlmend.data.records import EditCase, Example
+from vlmend.evaluation.hallucination.naming import WholeNames
 from vlmend.evaluation.text import matches, normalised
 from vlmend.models.sampling import Sampling
 from vlmend.models.vlm import VLM
 from vlmend.runs import Log
 
-__all__ = ["KINDS", "Asked", "Asking", "ask_all", "overlap"]
+__all__ = ["CAPTION", "KINDS", "Asked", "Asking", "Captioned", "Right", "ask_all", "overlap"]
 
 _AT_ONCE = 32
 _WORD = re.compile(r"\w+")
@@ -38,19 +41,53 @@ def overlap(said: str, reference: str) -> float:
     return 2 * shared / (len(mine) + len(other))
 
 
-def _captioned(said: str, example: Example) -> bool:
-    return max((overlap(said, one) for one in example.accepted), default=0.0) >= CAPTION
-
-
 CAPTION = 0.6
-"""Words that a caption shares with the likest of its references, as F1, for it to be right."""
+"""Words that a caption without objects shares with the likest of its references, as F1, for it to be right."""
 
-KINDS: Mapping[str, Right] = {
-    "vqa": lambda said, example: matches(said, example.accepted),
-    "caption": _captioned,
+
+@dataclass(frozen=True)
+class Captioned:
+    """What makes a caption right: it names objects, and each is named by a reference, too (CHAIR's hallucination, arXiv
+    1809.02156, with the captions of a picture alone). One that names none must share `CAPTION` of its words with a
+    reference. What a caption leaves out makes it no error.
+
+    Attributes:
+        synonyms: the words of each object, as CHAIR lists them; CHAIR's own list if ``None``.
+
+    Raises:
+        VlmendError: a word stands for two objects.
+    """
+
+    synonyms: str | None = None
+
+    def __post_init__(self) -> None:
+        """Complain of the words before the long work."""
+        _ = self._names
+
+    def __call__(self, said: str, example: Example) -> bool:
+        """Whether it is right."""
+        if objects := self._objects(said):
+            return objects <= set[str]().union(*map(self._objects, example.accepted))
+        return max((overlap(said, one) for one in example.accepted), default=0.0) >= CAPTION
+
+    def _objects(self, text: str) -> set[str]:
+        return {mention.name for mention in self._names.find(text)}
+
+    @cached_property
+    def _names(self) -> WholeNames:
+        return WholeNames(read_synonyms() if self.synonyms is None else self.synonyms)
+
+
+def _answered(said: str, example: Example) -> bool:
+    return matches(said, example.accepted)
+
+
+KINDS: Mapping[str, Callable[[str | None], Right]] = {
+    "vqa": lambda synonyms: _answered,
+    "caption": Captioned,
 }
-"""Kind of data -> what counts as right: an answer as the evaluator compares them; a caption by the words it shares with
-its references."""
+"""Kind of data -> what counts as right, given words of objects: an answer as the evaluator compares them; a caption by
+the objects it names."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +99,7 @@ class Asking:
         draws: how often an answer is drawn beside the greedy one.
         temperature, seed: of the draws.
         max_new_tokens: longest answer.
+        synonyms: words of the objects that captions name, as CHAIR lists them; CHAIR's own if ``None``.
     """
 
     kind: str = "vqa"
@@ -69,6 +107,12 @@ class Asking:
     temperature: float = 0.7
     seed: int = 0
     max_new_tokens: int = 32
+    synonyms: str | None = None
+
+    @cached_property
+    def right(self) -> Right:
+        """What counts as right."""
+        return KINDS[self.kind](self.synonyms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +147,7 @@ def ask_all(vlm: VLM, cases: Sequence[EditCase], asking: Asking, log: Log, progr
 
     Records are asked in batches that do not depend on where an earlier run was cut short, so that draws are the same.
     """
-    right = KINDS[asking.kind]
+    right = asking.right
     known = {record["id"]: Asked.restored(record) for record in log.records}
     for start in range(0, len(cases), _AT_ONCE):
         batch = cases[start : start + _AT_ONCE]

@@ -5,7 +5,8 @@ MMEdit's second pictures are painted from a caption, not from the question, and 
 
 * a model of pictures and texts (CLIP and its like), where one is given, finds the case's caption the likeliest for it
   among those of other cases; and
-* the model itself says about it what it said about the first picture: the same error is made again.
+* the model itself recognises it: it answers other questions rightly that it answers rightly of the first picture, and
+  errs again on the case's own. Where there are no such questions, it must make the very same error.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from vlmend.build.errors import Right
+from vlmend.build.folders import pretrained, unusable
 from vlmend.data.records import EditCase, Example
 from vlmend.errors import VlmendError
 from vlmend.evaluation.text import matches
 from vlmend.models.vlm import VLM
 
-__all__ = ["Diffused", "Painter", "Scorer", "recognised"]
+__all__ = ["Diffused", "Painter", "Scorer", "judged"]
 
 
 class Painter(Protocol):
@@ -34,6 +37,14 @@ class Painter(Protocol):
 
         Raises:
             VlmendError: it cannot be made.
+        """
+        ...
+
+    def check(self) -> None:
+        """Find out before the long work whether it can paint at all.
+
+        Raises:
+            VlmendError: it cannot.
         """
         ...
 
@@ -59,6 +70,10 @@ class Diffused:
         made = self._pipeline(caption, num_inference_steps=self.steps, generator=draw, **size)
         return made.images[0].convert("RGB")
 
+    def check(self) -> None:
+        """Load it."""
+        _ = self._pipeline
+
     @cached_property
     def _pipeline(self) -> Any:
         try:
@@ -67,9 +82,8 @@ class Diffused:
             raise VlmendError("painting pictures needs a package that is not there: pip install diffusers") from error
         try:
             pipeline: Any = DiffusionPipeline.from_pretrained(self.folder, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            why = " ".join(str(error).split())[:160]
-            raise VlmendError(f"'{self.folder}' holds no text-to-image pipeline of diffusers: {why}") from error
+        except Exception as error:  # damaged files raise whatever their reader comes upon
+            raise unusable(self.folder, "text-to-image pipeline of diffusers", error) from error
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -91,18 +105,55 @@ class Scorer:
         given = processor(text=list(captions), images=picture, return_tensors="pt", padding=True, truncation=True)
         return int(model(**given).logits_per_image[0].argmax())
 
+    def check(self) -> None:
+        """Load it and let it choose.
+
+        Raises:
+            VlmendError: it cannot.
+        """
+        try:
+            self.likeliest(Image.new("RGB", (32, 32)), ["a picture", "a text"])
+        except VlmendError:
+            raise
+        except Exception as error:  # whatever a model of something else comes upon
+            raise unusable(self.folder, _SCORES, error) from error
+
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModel, AutoProcessor
 
-        try:
-            return AutoModel.from_pretrained(self.folder).eval(), AutoProcessor.from_pretrained(self.folder)
-        except (OSError, ValueError) as error:
-            why = " ".join(str(error).split())[:160]
-            raise VlmendError(f"'{self.folder}' holds no model of pictures and texts: {why}") from error
+        return pretrained(AutoModel, AutoProcessor, self.folder, _SCORES)
 
 
-def recognised(vlm: VLM, case: EditCase, picture: Image.Image, *, max_new_tokens: int = 32) -> bool:
-    """Whether the model says about a picture what it said about the case's."""
-    said = vlm.generate(vlm.prepare([Example(case.request.question, picture)]), max_new_tokens=max_new_tokens)
-    return matches(said[0], (case.rejected or "",))
+_SCORES = "model of pictures and texts"
+
+
+def judged(
+    vlm: VLM,
+    case: EditCase,
+    picture: Image.Image,
+    premises: Sequence[Example],
+    right: Right,
+    *,
+    max_new_tokens: int = 32,
+) -> str | None:
+    """What the model finds wrong with a second picture of a case; ``None`` if nothing.
+
+    Args:
+        vlm: whose error the case is.
+        case: with what was said of its own picture as ``rejected``.
+        picture: the second one.
+        premises: other questions with their answers, rightly answered of the case's own picture, asked of this one.
+            Where there are none, the model must say of it what it said of the first.
+        right: what counts as right.
+        max_new_tokens: longest answer.
+    """
+    questions = (case.request, *premises)
+    prepared = vlm.prepare([Example(one.question, picture) for one in questions])
+    said, *others = vlm.generate(prepared, max_new_tokens=max_new_tokens)
+    if right(said, case.request):
+        return "the model is right about it"
+    if not premises:
+        return None if matches(said, (case.rejected or "",)) else "the model says something else of it"
+    known = all(right(one, premise) for one, premise in zip(others, premises, strict=True))
+    return None if known else "the model does not recognise it"

@@ -1,4 +1,4 @@
-"""The same question in other words: by templates, a chat model in a folder, or an OpenAI-compatible endpoint.
+"""The same question in other words: by templates or a chat model in a folder (`endpoint.py`: by one that is served).
 
 Whatever makes it, a rewording is checked: it is other words, of a length that is not far off, with the same numbers in
 it, and it does not give the answer away.
@@ -6,32 +6,28 @@ it, and it does not give the answer away.
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import re
-import time
-import urllib.error
-import urllib.request
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+from vlmend.build.folders import pretrained
 from vlmend.data.records import Example
-from vlmend.errors import VlmendError
 from vlmend.evaluation.text import normalised
 from vlmend.models.prompts import MARKER
 
-__all__ = ["TEMPLATES", "Endpoint", "LocalChat", "Rephraser", "Templates", "flaw"]
+__all__ = ["TASK", "TEMPLATES", "LocalChat", "Rephraser", "Templates", "flaw"]
 
 _NUMBER = re.compile(r"\d+")
 _LONGEST = 4.0  # times the words of the question, and a few more
-_TRIES = 3
-_TASK = (
+TASK = (
     "Reword the question so that it asks exactly the same in other words. Keep every name and number. "
     "Do not answer it. Reply with the reworded question alone, in one line.\nQuestion: {question}"
 )
+"""What a chat model is told."""
 
 TEMPLATES: Mapping[str, Sequence[str]] = {
     "vqa": (
@@ -77,11 +73,19 @@ TEMPLATES: Mapping[str, Sequence[str]] = {
 class Rephraser(Protocol):
     """Says a question in other words."""
 
-    def reworded(self, question: str, rng: random.Random) -> str:
-        """Another wording; ``rng`` is the record's own.
+    def reworded(self, question: str, rng: random.Random) -> str | None:
+        """Another wording, ``None`` where what came back is none at all; ``rng`` is the record's own.
 
         Raises:
-            VlmendError: it cannot be had.
+            VlmendError: it cannot be had, nor will another be.
+        """
+        ...
+
+    def check(self) -> None:
+        """Find out before the long work whether it can reword at all.
+
+        Raises:
+            VlmendError: it cannot.
         """
         ...
 
@@ -100,59 +104,8 @@ class Templates:
         """The template with the question in it."""
         return rng.choice(TEMPLATES[self.kind]).format(question=question)
 
-
-@dataclass(frozen=True)
-class Endpoint:
-    """An OpenAI-compatible endpoint (``POST <url>/chat/completions``).
-
-    Attributes:
-        url: up to and without ``/chat/completions``.
-        model: its name there.
-        key: environment variable that holds the key, if one is needed; it is written nowhere.
-        timeout: seconds a reply may take.
-        wait: seconds before the second try, twice that before the third; on errors of the server and refused
-            connections.
-    """
-
-    url: str
-    model: str = "default"
-    key: str = "OPENAI_API_KEY"
-    timeout: float = 60.0
-    wait: float = 1.0
-
-    def reworded(self, question: str, rng: random.Random) -> str:
-        """What the endpoint replies."""
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": _TASK.format(question=question)}],
-            "temperature": 0.7,
-            "seed": rng.getrandbits(31),
-        }
-        reply = self._posted(json.dumps(body).encode())
-        try:
-            return str(reply["choices"][0]["message"]["content"]).strip()
-        except (KeyError, IndexError, TypeError) as error:
-            raise VlmendError(f"{self.url} replies what is no chat completion: {str(reply)[:120]}") from error
-
-    def _posted(self, body: bytes) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if secret := os.environ.get(self.key):
-            headers["Authorization"] = f"Bearer {secret}"
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
-        for attempt in range(_TRIES):
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    return json.loads(reply.read())
-            except urllib.error.HTTPError as error:
-                if (error.code < 500 and error.code != 429) or attempt == _TRIES - 1:
-                    raise VlmendError(f"{self.url} refuses: HTTP {error.code} {error.reason}") from error
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-                if attempt == _TRIES - 1:
-                    raise VlmendError(f"{self.url} cannot be reached: {error}") from error
-            except ValueError as error:
-                raise VlmendError(f"{self.url} replies what is no JSON: {error}") from error
-            time.sleep(self.wait * 2**attempt)
-        raise AssertionError("the last try returns or raises")
+    def check(self) -> None:
+        """Templates are always there."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +125,7 @@ class LocalChat:
         import torch
 
         model, tokenizer = self._loaded
-        messages = [{"role": "user", "content": _TASK.format(question=question)}]
+        messages = [{"role": "user", "content": TASK.format(question=question)}]
         if tokenizer.chat_template:
             text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         else:
@@ -186,25 +139,28 @@ class LocalChat:
             )  # fmt: skip
         return tokenizer.decode(ids[0, given["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
+    def check(self) -> None:
+        """Load it."""
+        _ = self._loaded
+
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        try:
-            model = AutoModelForCausalLM.from_pretrained(self.folder, local_files_only=True)
-            return model.eval(), AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            why = " ".join(str(error).split())[:160]
-            raise VlmendError(f"'{self.folder}' holds no chat model of transformers: {why}") from error
+        return pretrained(AutoModelForCausalLM, AutoTokenizer, self.folder, "chat model of transformers")
 
 
-def flaw(example: Example, reworded: str) -> str | None:
+def flaw(example: Example, reworded: str | None) -> str | None:
     """Why a text is no rewording of a question; ``None`` if it is."""
+    if reworded is None:
+        return "a reply without a text"
     asked, text = normalised(example.question.replace(MARKER, " ")), normalised(reworded)
     if not reworded.strip():
         return "empty"
     if "\n" in reworded.strip():
         return "more than a line"
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in reworded.strip()):
+        return "it has characters that are no text"
     if text == asked:
         return "the same words"
     if MARKER in reworded:

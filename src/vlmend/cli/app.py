@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from vlmend import __version__
 from vlmend.cli import (
+    align,
     ask,
     bench,
     build,
@@ -21,8 +22,10 @@ from vlmend.cli import (
     edit,
     edits,
     measure,
+    pairs,
     sequence,
     train_editor,
+    weaken,
     world,
 )
 from vlmend.cli.console import complain
@@ -94,6 +97,9 @@ app.command()(bench.bench)
 app.command()(build.build)
 app.command()(sequence.sequence)
 app.command()(measure.measure)
+app.command()(weaken.weaken)
+app.command()(align.align)
+app.command()(pairs.pairs)
 app.command()(doctor.doctor)
 app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")

@@ -33,6 +33,7 @@ __all__ = [
     "make_training",
     "read_cases",
     "read_settings",
+    "with_settings",
 ]
 
 ModelArgument = Annotated[
@@ -106,7 +107,7 @@ def make_editor(name: str, settings: Mapping[str, Any]) -> Editor:
     from vlmend.editors.base import editor, editor_class
 
     editor(name, **settings)  # complains about unknown names
-    return _with(settings, editor_class(name), f"editor '{name}'")
+    return with_settings(settings, editor_class(name), f"editor '{name}'")
 
 
 def make_editors(names: str, settings: Sequence[str]) -> list[Editor]:
@@ -151,10 +152,11 @@ def make_training(name: str, settings: Mapping[str, Any]) -> Trainable:
     for setting in settings:
         if setting not in known:
             raise UnknownNameError(f"hyper-parameter of the training of '{name}'", setting, known)
-    return _with(settings, kind, f"the training of '{name}'")
+    return with_settings(settings, kind, f"the training of '{name}'")
 
 
-def _with(settings: Mapping[str, Any], kind: type[Any], whose: str) -> Any:
+def with_settings(settings: Mapping[str, Any], kind: type[Any], whose: str) -> Any:
+    """A dataclass with fields that were typed in; a wrong type is a mistake that names ``whose`` it is."""
     from pydantic import TypeAdapter, ValidationError
 
     try:

@@ -54,6 +54,9 @@ def bench(
         str | None,
         typer.Option(metavar="NOTE", help="Scores also apart, by what cases note under this name."),
     ] = None,
+    edit: Annotated[
+        list[Path] | None, typer.Option(help="A saved edit that is in force before and after; may be repeated.")
+    ] = None,
     limit: LimitOption = None,
     skip_missing: SkipMissingOption = False,
     max_new_tokens: Annotated[
@@ -67,6 +70,7 @@ def bench(
     """Edit every case alone with each editor, or all at once, measure before and after, and write a report."""
     with replying(as_json) as reply:
         from vlmend.data.grouping import grouped
+        from vlmend.edits.edit import Edit, stacked
         from vlmend.evaluation.protocols import protocol_of
 
         ranks = Ranks.launched()
@@ -75,20 +79,23 @@ def bench(
         groups = grouped(wanted, by) if by else {}
         vlm = load_model(model)
         check_askable(vlm, wanted)
+        standing = [Edit.load(folder) for folder in edit or ()]
         measured = partial(
             measure, vlm, methods, wanted, out, protocol=way, max_new_tokens=max_new_tokens, at_once=together
         )
-        if ranks.count > 1:
-            measured(ranks=ranks)
-            ranks.wait()
-            if not ranks.first:
-                return
-        proofs = measured()
+        with vlm.using(stacked(standing) if standing else None):
+            if ranks.count > 1:
+                measured(ranks=ranks)
+                ranks.wait()
+                if not ranks.first:
+                    return
+            proofs = measured()
         command = ["vlmend", "bench", model, str(cases), "--editors", editors, "--out", str(out)]
         command += [word for one in setting or () for word in ("--set", one)]
         command += ["--modules", modules] if modules else []
         command += ["--together"] if together else []
         command += ["--by", by] if by else []
+        command += [word for one in edit or () for word in ("--edit", str(one))]
         command += ["--limit", str(limit)] if limit else []
         command += ["--max-new-tokens", str(max_new_tokens)] if max_new_tokens != 32 else []
         command += ["--protocol", protocol] if protocol != "default" else []

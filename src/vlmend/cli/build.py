@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +12,11 @@ import typer
 
 from vlmend.cli.arguments import ModelArgument, SkipMissingOption, check_askable, load_model, read_cases
 from vlmend.cli.console import JsonFlag, progress, replying
-from vlmend.errors import UnknownNameError, VlmendError
+from vlmend.errors import DataError, UnknownNameError, VlmendError
 
 if TYPE_CHECKING:
     from vlmend.build.rewording import Rephraser
-    from vlmend.data.records import Example
+    from vlmend.data.records import EditCase
 
 __all__ = ["build"]
 
@@ -28,6 +29,12 @@ def build(
     ],
     out: Annotated[Path, typer.Option(help="The folder to write to; a run that was cut short there goes on.")],
     kind: Annotated[str, typer.Option(help="What answers are: vqa (short answers) or caption.")] = "vqa",
+    objects: Annotated[
+        Path | None,
+        typer.Option(
+            help="What captions name: a line an object, its name and other words between commas; CHAIR's else."
+        ),
+    ] = None,
     draws: Annotated[
         int, typer.Option(min=0, help="How often each answer is drawn again; an error is wrong every time.")
     ] = 2,
@@ -63,41 +70,46 @@ def build(
         from vlmend.build.benchmark import Plan
         from vlmend.build.benchmark import build as run_all
         from vlmend.build.card import card, statistics
+        from vlmend.build.content import contents
         from vlmend.build.errors import KINDS, Asking
         from vlmend.build.pictures import Diffused, Scorer
-        from vlmend.cli.measuring import identity
         from vlmend.data.grouping import grouped
         from vlmend.edits.edit import library_versions
         from vlmend.runs import Run, whole, write_json
 
         if kind not in KINDS:
             raise UnknownNameError("kind of data", kind, KINDS)
+        synonyms = _synonyms(objects, kind)
         wanted = read_cases(data, limit, skip_missing=skip_missing)
         if blind := [case.id for case in wanted if not case.request.pictures]:
             raise VlmendError(f"{data}: record '{blind[0]}' has no picture")
         if caption:
             grouped(wanted, caption)
-        pools = [_pool(file, skip_missing=skip_missing) for file in (text_locality, image_locality)]
+        pools = {
+            "--text-locality": _pool("--text-locality", text_locality, pictured=False, skip_missing=skip_missing),
+            "--image-locality": _pool("--image-locality", image_locality, pictured=True, skip_missing=skip_missing),
+        }
         plan = Plan(
-            asking=Asking(kind, draws, temperature, seed, max_new_tokens),
+            asking=Asking(kind, draws, temperature, seed, max_new_tokens, synonyms),
             rephraser=_rephraser(rephrase, rephrase_model, kind),
             painter=Diffused(pictures) if pictures else None,
             caption=caption,
             scorer=Scorer(score) if score else None,
-            text_pool=[one for one in pools[0] if not one.pictures],
-            image_pool=[one for one in pools[1] if one.pictures],
+            text_pool=[case.request for case in pools["--text-locality"]],
+            image_pool=[case.request for case in pools["--image-locality"]],
             most=n,
             train=train,
             seed=seed,
         )
         vlm = load_model(model)
-        check_askable(vlm, wanted)
+        check_askable(vlm, [*wanted, *(case for pool in pools.values() for case in pool)])
         settings = {
             "model": vlm.name,
             "fingerprint": vlm.fingerprint,
-            "data": identity(wanted),
-            "pools": [[one.question for one in pool] for pool in pools],
+            "data": contents(wanted),
+            **{option.strip("-"): contents(pool) for option, pool in pools.items()},
             "kind": kind,
+            "objects": synonyms and hashlib.blake2b(synonyms.encode(), digest_size=8).hexdigest(),
             "draws": draws,
             "temperature": temperature,
             "rephrase": [rephrase, rephrase_model],
@@ -112,7 +124,8 @@ def build(
             with progress("Asking, rewording, judging pictures", len(wanted), done=len(run.records)) as advance:
                 made = run_all(vlm, wanted, out, plan, run, advance)
             run.finish(statistics(made))
-        command = shlex.join(_typed(model, data, out, settings, text_locality, image_locality))
+        files = {"--objects": objects, "--text-locality": text_locality, "--image-locality": image_locality}
+        command = shlex.join(_typed(model, data, out, settings, files))
         about = {
             "Model": f"{vlm.name} (weights {vlm.fingerprint[:12]})",
             "Data": f"{len(wanted)} records of {data.name}",
@@ -132,26 +145,53 @@ def build(
         reply.document = {"out": str(out), "seed": seed, **statistics(made)}
 
 
+def _synonyms(file: Path | None, kind: str) -> str | None:
+    """The words of a file, read and tried."""
+    from vlmend.build.errors import Captioned
+    from vlmend.data.formats.coco import read_synonyms
+
+    if file is None:
+        return None
+    if kind != "caption":
+        raise VlmendError("--objects says what captions name: it goes with --kind caption")
+    text = read_synonyms(file)
+    try:
+        Captioned(text)
+    except VlmendError as error:
+        raise DataError(str(error), path=file) from error
+    return text
+
+
 def _rephraser(how: str, name: str, kind: str) -> Rephraser | None:
-    from vlmend.build.rewording import Endpoint, LocalChat, Templates
+    from vlmend.build.endpoint import Endpoint
+    from vlmend.build.rewording import LocalChat, Templates
 
     if how == "none":
         return None
     if how == "templates":
         return Templates(kind)
-    if how.startswith(("http://", "https://")):
+    if "://" in how:
         return Endpoint(how, name)
     if not Path(how).is_dir():
-        raise VlmendError(f"--rephrase takes templates, none, a folder or a URL, not '{how}'")
+        shown = "that" if {*how} & {*"@?=:"} else f"'{how}'"  # a URL cut short may carry a key
+        raise VlmendError(f"--rephrase takes templates, none, a folder or a URL, not {shown}")
     return LocalChat(how)
 
 
-def _pool(file: Path | None, *, skip_missing: bool) -> list[Example]:
-    return [] if file is None else [case.request for case in read_cases(file, skip_missing=skip_missing)]
+def _pool(option: str, file: Path | None, *, pictured: bool, skip_missing: bool) -> list[EditCase]:
+    """What of a file locality can be dealt out of: requests with, or without, pictures."""
+    if file is None:
+        return []
+    found = [case for case in read_cases(file, skip_missing=skip_missing) if bool(case.request.pictures) == pictured]
+    if not found:
+        raise DataError(
+            f"{option} takes questions {'about' if pictured else 'without'} pictures, and it has none", path=file
+        )
+    return found
 
 
 def _typed(
-    model: str, data: Path, out: Path, settings: dict[str, Any], text: Path | None, image: Path | None
+    model: str, data: Path, out: Path, settings: dict[str, Any], files: Mapping[str, Path | None]
 ) -> Sequence[str]:
     """The command, with what is not as it is of itself."""
     (rephrase, name), (pictures, caption, score) = settings["rephrase"], settings["pictures"]
@@ -165,8 +205,7 @@ def _typed(
         ("--pictures", pictures, None),
         ("--caption", caption, None),
         ("--score", score, None),
-        ("--text-locality", text, None),
-        ("--image-locality", image, None),
+        *((option, file, None) for option, file in files.items()),
         ("--train", settings["train"], 0.5),
         ("--seed", settings["seed"], 0),
         ("--max-new-tokens", settings["max_new_tokens"], 32),

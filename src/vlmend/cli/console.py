@@ -12,7 +12,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console, RenderableType
 
-__all__ = ["JsonFlag", "Reply", "complain", "progress", "replying", "working"]
+__all__ = ["JsonFlag", "Reply", "complain", "progress", "replying", "tracking", "working"]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 
@@ -70,13 +70,28 @@ def working(what: str) -> Generator[None]:
 def progress(what: str, total: int, *, done: int = 0) -> Generator[Callable[[], None]]:
     """A bar on stderr, where that is a terminal, of which ``done`` steps were finished before; call what it yields once
     per finished step."""
+    steps = done
+
+    def advance() -> None:
+        nonlocal steps
+        steps += 1
+        moved(steps, total)
+
+    with tracking(what) as moved:
+        moved(done, total)
+        yield advance
+
+
+@contextmanager
+def tracking(what: str) -> Generator[Callable[[int, int], None]]:
+    """As `progress`, where the number of steps is not known yet; call what it yields with (finished, all)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total, completed=done)
-        yield lambda: bar.advance(task)
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def quiet_libraries() -> None:

@@ -1,4 +1,4 @@
-"""`vlmend data`: what is in a file of cases, and what a training file gives away of an evaluation file."""
+"""`vlmend data`: what is in a file of cases or of preferences, and what training gives away of evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from vlmend.data.splits import Leak, Split
     from vlmend.data.summary import Summary
 
-app = typer.Typer(help="Files of edit cases: what is in them, and what they give away.", no_args_is_help=True)
+app = typer.Typer(
+    help="Files of edit cases and of preferences: what is in them, and what they give away.", no_args_is_help=True
+)
 
 ImagesOption = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="What image paths are relative to; the file's folder by default.")
@@ -30,11 +32,17 @@ SHOWN = 5
 
 @app.command()
 def summary(file: CasesArgument, images: ImagesOption = None, as_json: JsonFlag = False) -> None:
-    """Count a file's cases, probes, pictures, answers and duplicates."""
+    """Count a file's cases, probes, pictures, answers and duplicates; or the pairs of a file of preferences."""
     with replying(as_json) as reply:
         from vlmend.data.formats import recognise
+        from vlmend.data.formats.preferences import holds_pairs
         from vlmend.data.summary import summarise
 
+        with working(f"Reading {file}"):
+            pairs = holds_pairs(file)
+        if pairs:
+            _summarise_pairs(reply, file, images)
+            return
         with working(f"Reading {file}"):
             form = recognise(file)
             found = summarise(form.read(file, images, check_images=False))
@@ -77,6 +85,33 @@ def find_leaks(
             "leaks": [asdict(leak) for leak in found],
             "out": None if split is None else _split_document(split, out),
         }
+
+
+def _summarise_pairs(reply: Reply, file: Path, images: Path | None) -> None:
+    from vlmend.data.formats.preferences import format_of, read_preferences
+    from vlmend.data.summary import summarise_pairs
+
+    with working(f"Reading {file}"):
+        given = read_preferences(file, images, check_images=False)
+        found, name = summarise_pairs(given.pairs, given.left_out), format_of(file)
+    reply.line(f"{file}: {found.pairs} pairs, {name} format")
+    table = quiet_table("Pairs", "")
+    table.add_column("Number", justify="right")
+    rows: list[tuple[str, str]] = [(f"worse answer: {name or '–'}", str(n)) for name, n in found.origins.items()]
+    rows += [
+        ("words, better answer", f"{found.chosen_words:.1f}"),
+        ("words, worse answer", f"{found.rejected_words:.1f}"),
+        ("the better answer is longer", f"{100 * found.longer:.0f} %"),
+        ("pairs with labelled differences", str(found.labelled)),
+        ("pictures named", str(found.pictures)),
+        ("pictures missing", str(len(found.missing))),
+        ("pairs without picture", str(found.without_picture)),
+    ]
+    for label, number in (*rows, *((f"left out: {why}", str(count)) for why, count in found.left_out.items())):
+        table.add_row(label, number)
+    reply.say("", table)
+    _list(reply, "missing", found.missing)
+    reply.document = {"file": str(file), "format": name, **asdict(found)}
 
 
 def _read_both(train: Path, evaluation: Path, images: Path | None) -> tuple[Format, list[EditCase], list[EditCase]]:

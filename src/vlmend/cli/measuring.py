@@ -94,6 +94,7 @@ def run_settings(
         "max_new_tokens": max_new_tokens,
         "seed": SEED,
         "versions": library_versions(),
+        **({"edits": list(vlm.active_edits)} if vlm.active_edits else {}),
     }
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vlmend.cli.arguments import ModelArgument, load_model
 from vlmend.cli.console import JsonFlag, replying, working
+from vlmend.cli.world_alignment import alignment
 from vlmend.cli.world_attribution import attribution
 from vlmend.cli.world_cooperation import cooperation
 from vlmend.cli.world_table import table as method_table
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(attribution)
 app.command()(cooperation)
+app.command()(alignment)
 app.command("table")(method_table)
 
 OutOption = Annotated[Path, typer.Option(help="The folder to write to.")]
@@ -193,19 +195,45 @@ def build(
 @app.command()
 def exemplars(
     out: OutOption = Path("runs/exemplars"),
-    n: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1200,
+    n: Annotated[int, typer.Option(min=1, help="Pictures; or facts.")] = 1200,
     seed: SeedOption = 0,
     again: Annotated[bool, typer.Option("--again", help="With a second picture of the same for each.")] = False,
+    facts: Annotated[bool, typer.Option("--facts", help="Facts asked by name, without pictures, instead.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write pictures with questions and right answers: exemplars for visual-exemplar, or data for vlmend build."""
     with replying(as_json) as reply:
-        from vlmend.world.exemplars import write
+        from vlmend.errors import VlmendError
+        from vlmend.world.exemplars import write, write_facts
 
+        if facts and again:
+            raise VlmendError("--facts have no pictures: leave out --again")
         with working("Drawing"):
-            path = write(out, n, seed, again=again)
+            path = write_facts(out, n, seed) if facts else write(out, n, seed, again=again)
         reply.line(str(path))
-        reply.document = {"cases": str(path), "pictures": n, "seed": seed}
+        reply.document = {"cases": str(path), "facts" if facts else "pictures": n, "seed": seed}
+
+
+@app.command()
+def positives(
+    out: OutOption = Path("runs/positives"),
+    captions: Annotated[int, typer.Option(min=0, help="Descriptions.")] = 600,
+    questions: Annotated[int, typer.Option(min=0, help="Questions.")] = 600,
+    form: Annotated[str, typer.Option(help="Of the descriptions: short, detailed or list.")] = "short",
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write natural pictures with right answers, as conversations: what vlmend pairs makes worse answers for."""
+    with replying(as_json) as reply:
+        from vlmend.errors import VlmendError
+        from vlmend.world.positives import write
+
+        if not captions + questions:
+            raise VlmendError("--captions and --questions are both 0: nothing is to be written")
+        with working("Drawing"):
+            path = write(out, captions, questions, seed, form)  # pyright: ignore[reportArgumentType]
+        reply.line(str(path))
+        reply.document = {"conversations": str(path), "captions": captions, "questions": questions, "seed": seed}
 
 
 @app.command()

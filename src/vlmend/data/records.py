@@ -125,6 +125,11 @@ class PreferencePair:
     notes: tuple[tuple[str, str], ...] = ()
 
     @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Its pictures one by one; empty where there is none."""
+        return listed(self.image)
+
+    @property
     def labelled(self) -> bool:
         """Whether it is told in what the answers differ."""
         return bool(self.chosen_spans or self.rejected_spans)

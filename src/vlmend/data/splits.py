@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,14 @@ def drop(
     return Split(tuple(kept), tuple(evaluation), tuple(dropped))
 
 
-def regroup(train: Sequence[EditCase], evaluation: Sequence[EditCase], *, seed: int, name: Name = Path) -> Split:
+def regroup(
+    train: Sequence[EditCase],
+    evaluation: Sequence[EditCase],
+    *,
+    seed: int,
+    name: Name = Path,
+    together: Collection[str] = (),
+) -> Split:
     """Divide all cases anew so that no edit picture and no locality item is on both sides; no case is lost.
 
     Cases whose edits share a picture stay together; the groups are dealt by lot until the evaluation part has its old
@@ -149,12 +156,10 @@ def regroup(train: Sequence[EditCase], evaluation: Sequence[EditCase], *, seed: 
 
     Args:
         seed: of the lot.
+        together: kinds of probe whose pictures keep cases together, too: with others' edits and such probes.
     """
     rng = random.Random(seed)
-    groups: dict[Hashable, list[EditCase]] = {}
-    for case in (*train, *evaluation):
-        groups.setdefault(_pictures(case.request, name), []).append(case)
-    dealt = list(groups.values())
+    dealt = _groups([*train, *evaluation], name, together)
     rng.shuffle(dealt)
     sides: tuple[list[EditCase], list[EditCase]] = ([], [])
     for group in dealt:
@@ -164,6 +169,29 @@ def regroup(train: Sequence[EditCase], evaluation: Sequence[EditCase], *, seed: 
         for side, pool in zip(sides, _deal(sides, kind, rng, name), strict=True):
             side[:] = [_redealt(case, pool, rng, dropped) for case in side]
     return Split(tuple(sides[0]), tuple(sides[1]), tuple(dropped))
+
+
+def _groups(cases: Sequence[EditCase], name: Name, together: Collection[str]) -> list[list[EditCase]]:
+    """Cases that stay together, in the order of their first ones; those without any picture are one group."""
+    leader: dict[Hashable, Hashable] = {}
+
+    def first(item: Hashable) -> Hashable:
+        while leader.setdefault(item, item) != item:
+            leader[item] = item = leader[leader[item]]
+        return item
+
+    own: list[Hashable] = []
+    for case in cases:
+        pictures: Hashable = _pictures(case.request, name)
+        own.append(pictures)
+        if together:
+            asked = (case.request, *(probe.example for probe in case.probes if probe.kind in together))
+            for item in ((picture,) for example in asked for picture in _pictures(example, name)):
+                leader[first(item)] = first(pictures)
+    groups: dict[Hashable, list[EditCase]] = {}
+    for case, pictures in zip(cases, own, strict=True):
+        groups.setdefault(first(pictures), []).append(case)
+    return list(groups.values())
 
 
 class _Pool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-__all__ = ["Beginning", "Filled", "cache_for", "cached_in"]
+__all__ = ["Beginning", "Filled", "cache_for", "cached_in", "ends_run"]
 
 Cached = tuple[tuple[Tensor, Tensor], ...]
 """Every layer's keys and values, [1, heads, tokens, width]."""
@@ -89,6 +89,12 @@ def cached_in(cache: DynamicCache, rows: int) -> list[Cached]:
     return [tuple((layer.new[0][own], layer.new[1][own]) for layer in filled) for own in some]
 
 
+def ends_run(cache: Any, layer: int) -> bool:
+    """Whether the run of the decoder ends (`Filled`) when this layer has put something there."""
+    one: Any = cache.layers[layer] if isinstance(cache, DynamicCache) and layer < len(cache.layers) else None
+    return isinstance(one, _Layer) and one.ends
+
+
 class _Room:
     """Memory for one layer's keys and values at a time: no layer looks at another's."""
 
@@ -132,7 +138,7 @@ class _Layer(DynamicLayer):
         self.new: tuple[Tensor, Tensor] | None = None  # what the run has put there, behind the beginnings
         self._begun = begun
         self._room = room
-        self._last = last
+        self.ends = last
 
     def get_seq_length(self) -> int:
         if self.is_initialized or not self._begun:
@@ -146,6 +152,6 @@ class _Layer(DynamicLayer):
         self.new = (key_states, value_states)
         self.keys = self._room.joined("keys", [[keys for keys, _ in one] for one in self._begun], key_states)
         self.values = self._room.joined("values", [[values for _, values in one] for one in self._begun], value_states)
-        if self._last:
+        if self.ends:
             raise Filled
         return self.keys, self.values

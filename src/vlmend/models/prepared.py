@@ -121,6 +121,10 @@ class Prepared:
         """Some of the rows; pictures and features are shared."""
         return replace(self, rows=tuple(self.rows[index] for index in indices))
 
+    def joined(self, other: Prepared) -> Prepared:
+        """The rows of both; nothing that was computed of either is kept with them."""
+        return Prepared((*self.rows, *other.rows), self.pictures | other.pictures)
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:

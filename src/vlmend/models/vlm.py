@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig
 
-from vlmend.errors import EditError, FingerprintError
+from vlmend.errors import EditError, FingerprintError, VlmendError
 from vlmend.models.batching import by_opening, of_like_length
 from vlmend.models.begun import Begun
+from vlmend.models.contrast import Contrast
 from vlmend.models.feed import feeder_of
 from vlmend.models.greedy import GREEDY, follow, takes_the_likeliest
 from vlmend.models.intervene import Plan, acting, check, first_stage, plan
@@ -31,7 +32,7 @@ from vlmend.models.prefix import Cut
 from vlmend.models.prepared import Asked, Batch, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
-from vlmend.models.sampling import Sampling
+from vlmend.models.sampling import Draws, Sampling
 from vlmend.models.telling import Teller
 from vlmend.models.tensors import fingerprint
 from vlmend.models.weights import Folded, Weights, WeightsOperation, shared_change
@@ -285,9 +286,17 @@ class VLM:
         *,
         ops: Sequence[Any] = (),
         max_new_tokens: int = 32,
-        sampling: Sampling | None = None,
+        sampling: Sampling | Draws | None = None,
+        against: Contrast | None = None,
     ) -> list[Reply]:
-        """As `generate`, with the answers' tokens; with ``sampling`` they are drawn."""
+        """As `generate`, with the answers' tokens; with ``sampling`` they are drawn, ``against`` other rows they are
+        said by the contrast, which goes with `Draws` and with what is likeliest.
+
+        Raises:
+            VlmendError: the contrast has not one row for each of these, or goes with `Sampling`.
+        """
+        if against is not None and (isinstance(sampling, Sampling) or len(against.other) != len(prepared)):
+            raise VlmendError("a contrast takes one other row for each row, and draws by a row's own seed")
         settings = GenerationConfig(
             **(GREEDY if sampling is None else sampling.settings),
             max_new_tokens=max_new_tokens,
@@ -306,13 +315,20 @@ class VLM:
         for weights, indices in _grouped(plans):
             with self.weights.folded(weights), torch.no_grad():
                 asked = {index: prepared.rows[index] for index in indices}
-                for some in by_opening(asked, self.batch_rows):
-                    rows = prepared.take(some)
+                for some in by_opening(asked, max(1, self.batch_rows // (1 if against is None else 2))):
+                    rows, places = prepared.take(some), some
+                    if against is not None:
+                        other = self._teller.told(against.other, plans)
+                        rows, places = rows.joined(other.take(some)), some * 2
                     batch = self._preparer.batch(rows.rows, with_targets=False)
-                    mine = {place: mixings[index] for place, index in enumerate(some) if index in mixings}
+                    mine = {place: mixings[index] for place, index in enumerate(places) if index in mixings}
                     rewrite = stepwise(mine, self._ends) if mine else None
+                    if against is not None:
+                        rewrite = against.both(rewrite, None if sampling is None else sampling.after(None, some))
+                    elif sampling is not None:
+                        rewrite = sampling.after(rewrite, some)
                     answer = partial(self._generated, rows, batch, settings, rewrite, sampling)
-                    new_BN = self._begun.generate(rows, [plans[index] for index in some], answer)
+                    new_BN = self._begun.generate(rows, [plans[index] for index in places], answer)[: len(some)]
                     replies.update(zip(some, map(self._reply, new_BN.tolist()), strict=True))
         return [replies[index] for index in range(len(prepared))]
 
@@ -322,7 +338,7 @@ class VLM:
         batch: Batch,
         settings: GenerationConfig,
         rewrite: Rewrite | None,
-        sampling: Sampling | None,
+        sampling: Sampling | Draws | None,
         plans: Sequence[Plan],
     ) -> Tensor:
         drawing = nullcontext() if sampling is None else sampling.drawing(self.device)
@@ -333,6 +349,23 @@ class VLM:
         """The row with another answer: some tokens, or a text and what closes the turn."""
         said = self._answered(row, tokens) if isinstance(tokens, str) else list(tokens)
         return replace(row, target_N=row.ids_T.new_tensor(said), answer_length=len(said))
+
+    def going_on(self, row: Row, tokens: Sequence[int]) -> Row:
+        """The row with an answer begun: what it generates goes on behind these tokens. They are no part of that."""
+        said_N, traits = row.ids_T.new_tensor(list(tokens)), self._preparer.traits
+        extras = {
+            name: torch.cat([values, values.new_full((len(said_N),), traits.along.get(name, 0))])
+            for name, values in row.extras.items()
+        }
+        return replace(
+            row,
+            prompt=row.prompt + self.tokenizer.decode(tokens),
+            ids_T=torch.cat([row.ids_T, said_N]),
+            visual_T=torch.cat([row.visual_T, row.visual_T.new_zeros(len(said_N))]),
+            target_N=row.target_N[:0],
+            answer_length=0,
+            extras=extras,
+        )
 
     def followed(self, outputs: Sequence[RowOutput], *, max_new_tokens: int) -> list[Reply | None]:
         """What greedy decoding says to rows, as far as their teacher-forced outputs tell; see `greedy.follow`.

@@ -1,4 +1,5 @@
-"""Pictures of the world with questions and their right answers, as somebody who has many pictures would have them."""
+"""Pictures of the world with questions and their right answers, as somebody who has many pictures would have them; and
+facts, which are asked without any."""
 
 from __future__ import annotations
 
@@ -12,14 +13,16 @@ from PIL import Image
 from vlmend.data.formats import plain
 from vlmend.data.formats.notes import notes_of
 from vlmend.data.records import IMAGE_GENERALITY, EditCase, Example, Probe
+from vlmend.errors import VlmendError
 from vlmend.models.pictures import save_picture
 from vlmend.world.captions import caption
+from vlmend.world.corpus import fact
 from vlmend.world.entities import countries
 from vlmend.world.questions import ASKERS, ask
 from vlmend.world.render import Style, render
 from vlmend.world.scene import Scene, draw_flag_scene, draw_scene
 
-__all__ = ["draw", "write"]
+__all__ = ["draw", "facts", "write", "write_facts"]
 
 _QUESTIONS = 3  # a picture
 _MODES = ("natural", "counter", "uniform")
@@ -40,6 +43,33 @@ def _scene(rng: random.Random, number: int) -> Scene:
     if number % 2:
         return draw_flag_scene(rng, rng.choice(countries()))
     return draw_scene(rng, rng.choice(_MODES))
+
+
+def facts(count: int, seed: int) -> list[Example]:
+    """Facts by name, each another one; those that are stale, and so told in two ways, are left out.
+
+    Raises:
+        VlmendError: the world has not so many.
+    """
+    rng = random.Random(f"facts/{seed}")
+    known = [(country, relation) for country in countries() for relation in country.facts if relation != country.stale]
+    if count > len(known):
+        raise VlmendError(f"the world has {len(known)} facts, not {count}: ask for fewer")
+    asked = (fact(country, relation) for country, relation in rng.sample(known, count))
+    return [Example(question.put(rng), None, question.answer) for question in asked]
+
+
+def write_facts(out: Path, count: int, seed: int) -> Path:
+    """Write ``exemplars.jsonl``, cases without pictures and probes, below ``out``; returns the file.
+
+    Raises:
+        VlmendError: the world has not so many.
+        WriteError: it cannot be written.
+    """
+    path = out / "exemplars.jsonl"
+    examples = enumerate(facts(count, seed))
+    plain.write([EditCase(f"fact-{number}", example, source="world") for number, example in examples], path)
+    return path
 
 
 def write(out: Path, count: int, seed: int, *, again: bool = False) -> Path:

@@ -36,6 +36,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ultraedit": ("ultraedit", {}),
     "memit": ("memit", {"reference": "reference"}),
     "alphaedit": ("alphaedit", {"reference": "reference"}),
+    "liveedit": ("liveedit", {}),
     "visual-delta": ("visual-delta", {}),
     "vead": ("vead", {}),
     "vead-memory": ("vead-memory", {}),

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from vlmend.data.formats import mmedit, plain, vlkeb
+from vlmend.data.formats import conversations, mmedit, plain, vlkeb
 from vlmend.data.formats.files import Record, read_records
 from vlmend.data.records import EditCase
 from vlmend.errors import DataError
 
-__all__ = ["Format", "mmedit", "plain", "read", "recognise", "vlkeb"]
+__all__ = ["Format", "conversations", "mmedit", "plain", "read", "recognise", "vlkeb"]
 
 
 class Format(Protocol):
@@ -39,7 +39,7 @@ class Format(Protocol):
         ...
 
 
-_FORMATS: tuple[Format, ...] = (vlkeb, mmedit, plain)
+_FORMATS: tuple[Format, ...] = (vlkeb, mmedit, conversations, plain)
 
 
 def recognise(path: Path | str) -> Format:

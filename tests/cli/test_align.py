@@ -1,0 +1,109 @@
+"""`vlmend align`: from a file of pairs to a saved edit, alone and in two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from vlmend import Edit
+
+QUICK = ("rank=2", "dropout=0", "lr=5e-3", "steps=3", "warmup=0", "schedule=constant", "log_every=1", "save_every=2")
+
+
+def sets(*more):
+    return [word for setting in (*QUICK, *more) for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory, picture):
+    """BPO's format: eight records of a good and a worse answer, their pictures beside."""
+    folder = tmp_path_factory.mktemp("pairs")
+    records = []
+    for number, noun in enumerate(("cat", "dog", "cup", "hat", "bus", "tree", "sofa", "lamp")):
+        picture(number).save(folder / f"{number}.png")
+        answers = [{"score": 1, "response": f"a red {noun}", "type": "gt"}]
+        answers.append({"score": 0, "response": f"a blue {noun}", "type": "llm-hal"})
+        records.append({"prompt": "<image>\nwhat is this", "image": f"{number}.png", "completions": answers})
+    path = folder / "pairs.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+def losses(folder):
+    found = [json.loads(line) for path in folder.glob("records*.jsonl") for line in path.read_text().splitlines()]
+    return {record["step"]: record["loss"] for record in found}
+
+
+def test_pairs_become_an_edit(vlmend_cli, tiny_folder, pairs_file, tmp_path) -> None:
+    out = tmp_path / "run"
+    done = vlmend_cli("align", tiny_folder(), pairs_file, "--out", out, *sets("batch=4"), "--json")
+    assert done.code == 0, done.stderr
+    assert done.document["pairs"] == 8 and done.document["skipped"] == 0
+    edit = Edit.load(out / "edit")
+    assert edit.id == done.document["edit"] and edit.method == "align bpo"
+    assert losses(out)[3] < losses(out)[1]
+    shown = vlmend_cli("edits", "show", out / "edit")
+    assert shown.code == 0 and "align bpo" in shown.stdout
+    again = vlmend_cli("align", tiny_folder(), pairs_file, "--out", out, *sets("batch=4"))
+    assert again.code == 0 and str(out / "edit") in again.stdout
+
+
+def test_an_edit_in_force_is_part_of_what_is_aligned(vlmend_cli, tiny_folder, pairs_file, tmp_path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert vlmend_cli("align", tiny_folder(), pairs_file, "--out", first, *sets()).code == 0
+    given = ("--edit", first / "edit", "--objective", "sft")
+    assert vlmend_cli("align", tiny_folder(), pairs_file, "--out", second, *sets(), *given).code == 0
+    assert Edit.load(second / "edit").fitted_on == (Edit.load(first / "edit").id,)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--objective", "dpoo"), ("dpoo", "bpo")),
+        (("--objective", "bpo +"), ("not understood",)),
+        (("--adapter", "prefix"), ("prefix", "lora")),
+        (("--set", "rnak=3"), ("rnak",)),
+        (("--set", "lr=fast"), ("lr",)),
+        (("--adapter", "full"), ("cached=true",)),
+    ],
+)
+def test_a_wrong_option_is_one_line(vlmend_cli, tiny_folder, pairs_file, tmp_path, given, words) -> None:
+    out = tmp_path / "run"
+    assert vlmend_cli("align", tiny_folder(), pairs_file, "--out", out, *given).is_a_users_mistake(*words)
+    assert not out.exists()
+
+
+def test_a_missing_picture_is_named(vlmend_cli, tiny_folder, pairs_file, tmp_path) -> None:
+    records = json.loads(pairs_file.read_text())
+    records[2]["image"] = "gone.png"
+    file = tmp_path / "pairs.json"
+    file.write_text(json.dumps(records))
+    given = ("align", tiny_folder(), file, "--images", pairs_file.parent, "--out", tmp_path / "run", *sets())
+    assert vlmend_cli(*given).is_a_users_mistake("gone.png", "record 2")
+    assert vlmend_cli(*given, "--skip-missing", "--json").document["pairs"] == 7
+
+
+def test_two_processes_train_as_one_does(tiny_folder, pairs_file, tmp_path) -> None:
+    def run(out, launch, batch):
+        given = ["align", tiny_folder(), pairs_file, "--out", out, *sets(f"batch={batch}")]
+        command = [sys.executable, *launch, "-m", "vlmend", *map(str, given)]
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads((out / "run.json").read_text())
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    two = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port))
+    assert run(tmp_path / "one", (), 4)["processes"] == 1
+    assert run(tmp_path / "two", two, 2)["processes"] == 2
+    one, other = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert one.keys() == other.keys() == {1, 2, 3}
+    assert all(one[step] == pytest.approx(other[step], abs=1e-3) for step in one)
+    records = [json.loads(line) for line in (tmp_path / "two" / "records.jsonl").read_text().splitlines()]
+    assert all(record["processes"] == 2 for record in records)
