@@ -52,6 +52,17 @@ def test_a_published_file(measure: Callable[..., Any], pope_file: Path, tmp_path
     assert measure("--file", pope_file, "--limit", 3).is_a_users_mistake("holds a run with other settings (suites)")
 
 
+def test_contrastive_decoding(measure: Callable[..., Any], pope_file: Path) -> None:
+    """Other answers are another run."""
+    vcd = ("--file", pope_file, "--decoding", "vcd", "--set", "alpha=4", "--set", "beta=0.01")
+    outcome = measure(*vcd, "--json")
+    assert outcome.code == 0, outcome.stderr
+    found = {"name": "vcd", "alpha": 4, "beta": 0.01, "step": 500, "temperature": 0.0, "seed": 0}
+    assert outcome.document["decoding"] == found
+    assert measure(*vcd, "--json").document == outcome.document
+    assert measure("--file", pope_file).is_a_users_mistake("holds a run with other settings (decoding)")
+
+
 def test_missing_pictures(measure: Callable[..., Any], pope_file: Path, tmp_path: Path) -> None:
     (tmp_path / "1.png").unlink()
     assert measure("--file", pope_file).is_a_users_mistake("1 image is missing (record 2:", "1.png")
@@ -85,6 +96,9 @@ def test_the_demo_world(measure: Callable[..., Any]) -> None:
         (("--judge-model", "gpt-4", "--judge-key", "X"), "--judge-key goes with --judge"),
         (("--judge-model", "gpt-4", "--judge", "http://me:x@127.0.0.1/v1"), "a name and password in it is not taken"),
         (("--judge-model", "gpt-4", "--replies", "gone.jsonl"), "gone.jsonl: there is no such file"),
+        (("--decoding", "opera"), "no decoding named 'opera'; there are: greedy, vcd"),
+        (("--set", "alpha=1"), "no setting of decoding 'greedy' named 'alpha'"),
+        (("--decoding", "vcd", "--set", "alpha=much"), "vcd: alpha, beta and temperature are numbers"),
         (("--against", "gone"), "--against gone: it holds no result of a judged suite among pope"),
         (("--limit", 3), "--limit goes with --file"),
         (("--images", "x"), "--images goes with --file"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import ModelArgument, SkipMissingOption, load_model
+from vlmend.cli.arguments import ModelArgument, SkipMissingOption, load_model, read_settings
 from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.cli.judging import (
     AgainstOption,
@@ -64,6 +64,15 @@ def measure(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, in tokens; 64, or 512 where it may be a description.")
     ] = None,
+    decode: Annotated[
+        str, typer.Option("--decoding", help="greedy, or vcd: contrastive decoding against noisy pictures.")
+    ] = "greedy",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A setting of the decoding: alpha, beta, step, temperature, seed."
+        ),
+    ] = None,
     judge: JudgeOption = None,
     judge_model: JudgeModelOption = None,
     judge_key: JudgeKeyOption = None,
@@ -78,8 +87,10 @@ def measure(
     with replying(as_json) as reply:
         from vlmend.cli.asked import suites_of
         from vlmend.edits.edit import Edit, library_versions, stacked
+        from vlmend.evaluation.decoding import decoding, settings_of
         from vlmend.evaluation.hallucination.asking import answers_to
 
+        way = decoding(decode, read_settings(settings or ()))
         the_judge = make_judge(
             judge, judge_model, judge_key, out, replies or (), runs=judge_runs, temperature=judge_temperature
         )
@@ -89,21 +100,27 @@ def measure(
         edits = [Edit.load(folder) for folder in edit or ()]
         vlm = load_model(model)
         longest = {one.name: max_new_tokens or one.max_new_tokens for one in suites}
-        settings = {
+        about = {
             "model": vlm.name,
             "fingerprint": vlm.fingerprint,
             "suites": {one.name: {"count": len(one.asked), "hash": one.fingerprint} for one in suites},
             "edits": [one.id for one in edits],
             "max_new_tokens": longest,
+            "decoding": settings_of(way),
             "versions": library_versions(),
         }
         results: dict[str, Result] = {}
-        with vlm.using(stacked(edits) if edits else None), Run(out, settings) as run:
+        with vlm.using(stacked(edits) if edits else None), Run(out, about) as run:
             done, total = len(run.records), sum(len(one.asked) for one in suites)
             with progress("Asking", total, done=done) as advance:
                 answers = {
                     one.name: answers_to(
-                        vlm, one, run.part(suite=one.name), max_new_tokens=longest[one.name], progress=advance
+                        vlm,
+                        one,
+                        run.part(suite=one.name),
+                        max_new_tokens=longest[one.name],
+                        progress=advance,
+                        way=way,
                     )
                     for one in suites
                 }
@@ -120,6 +137,7 @@ def measure(
             "run": str(out),
             "model": vlm.name,
             "edits": [one.id for one in edits],
+            "decoding": settings_of(way),
             "suites": {name: _metrics(result) for name, result in results.items()},
         } | ({"against": {"run": str(against), "gains": gains}} if against else {})
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from vlmend.data.questions import Answer, Key, YesNoQuestion
 from vlmend.data.records import Example
 from vlmend.errors import DataError, MissingImageError
+from vlmend.evaluation.decoding import Decoding, Greedy
 from vlmend.evaluation.hallucination.pope import DEFAULT, pope, protocol_of
 from vlmend.evaluation.stats import Estimate
 from vlmend.models.vlm import VLM
@@ -19,6 +20,7 @@ __all__ = ["Log", "Result", "Suite", "answers_to", "pictured", "pope_suite"]
 
 Asked = TypeVar("Asked")
 
+GREEDY = Greedy()
 SHORT = 64  # tokens of an answer that is no description
 BATCH = 32  # questions prepared together; those on one picture share its encoding
 
@@ -87,8 +89,16 @@ class Suite:
         return digest.hexdigest()
 
 
-def answers_to(vlm: VLM, suite: Suite, log: Log, *, max_new_tokens: int, progress: Callable[[], None]) -> list[Answer]:
-    """Greedy answers to every question of a suite; those that the log has are not asked again.
+def answers_to(
+    vlm: VLM,
+    suite: Suite,
+    log: Log,
+    *,
+    max_new_tokens: int,
+    progress: Callable[[], None],
+    way: Decoding = GREEDY,
+) -> list[Answer]:
+    """Answers to every question of a suite; those that the log has are not asked again.
 
     Args:
         vlm: the model, with whatever edits are in force.
@@ -96,13 +106,14 @@ def answers_to(vlm: VLM, suite: Suite, log: Log, *, max_new_tokens: int, progres
         log: gets ``id`` and ``response`` of every answer, batch by batch.
         max_new_tokens: longest answer.
         progress: called once for every question answered now.
+        way: how answers are decoded.
     """
     said: dict[Key, str] = {record["id"]: record["response"] for record in log.records}
     for batch in _batches([(key, example) for key, example in suite.asked if key not in said]):
-        texts = vlm.generate(vlm.prepare([example for _, example in batch]), max_new_tokens=max_new_tokens)
-        for (key, _), text in zip(batch, texts, strict=True):
-            log.append({"id": key, "response": text})
-            said[key] = text
+        replies = way.replies(vlm, [example for _, example in batch], max_new_tokens=max_new_tokens)
+        for (key, _), reply in zip(batch, replies, strict=True):
+            log.append({"id": key, "response": reply.text})
+            said[key] = reply.text
             progress()
     return [Answer(key, said[key]) for key, _ in suite.asked]
 
