@@ -22,7 +22,7 @@ from vlmend.world.scene import Scene
 
 __all__ = ["KINDS", "write"]
 
-KINDS: tuple[str, ...] = ("exist", "colour", "count", "which", "pattern", "place")
+KINDS: tuple[str, ...] = ("exist", "colour", "count", "howmany", "which", "pattern", "place", "quadrant", "neighbour")
 """The kinds of question, in turn."""
 
 
