@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vlmend.alignment.weaken import STEPS, Weakening, noised, seed_of
 from vlmend.data.records import Example
@@ -48,7 +49,7 @@ class VCD:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        numbers = (self.alpha, self.beta, self.temperature)
+        numbers: tuple[Any, ...] = (self.alpha, self.beta, self.temperature)  # typed in, perhaps
         if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers):
             raise VlmendError("vcd: alpha, beta and temperature are numbers")
         if not self.alpha >= 0 or not 0 <= self.beta <= 1 or not self.temperature >= 0:
