@@ -136,7 +136,7 @@ class Endpoint:
         text = " ".join(str(what).split())
         if self.key is not None:
             text = text.replace(_secret(self.key), "***")
-        return text[:160]
+        return "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:160])
 
 
 def _checked(url: str) -> None:

@@ -215,6 +215,7 @@ def test_amber(measure: Callable[..., Any], tmp_path: Path, picture: Picture) ->
     table = measure(*asked, "--protocol", "amber-code").stdout
     assert "describing chair" in table
     assert "yes/no f1" in table
+    assert (found["score"] is None) == (found["describing"]["chair"]["mean"] is None)
     again = measure(*asked, "--file", f".relation={tmp_path / 'no.json'}")
     assert again.is_a_users_mistake("no.json: cannot be read")
     assert measure(*asked, "--protocol", "x").is_a_users_mistake("no AMBER protocol named 'x'")

@@ -22,6 +22,8 @@ __all__ = ["earlier", "show", "show_gains"]
 
 def show(reply: Reply, name: str, result: Result) -> None:
     """The rates of a result, and what could not be measured."""
+    from vlmend.evaluation.hallucination.amber_whole import AmberWhole
+
     table = quiet_table(f"{name} ({result.protocol}): per cent", "")
     for column in ("n", "", "95 % interval"):
         table.add_column(column, justify="right")
@@ -32,6 +34,8 @@ def show(reply: Reply, name: str, result: Result) -> None:
         unit = result.units.get(next(iter(result.rates)))
         _add(table, groups, dict.fromkeys(groups, unit) if unit else {})
     reply.say(table)
+    if isinstance(result, AmberWhole) and result.score is not None:
+        reply.line(f"{name}: score {result.score:.1f}, the mean of 100 - CHAIR and of F1")
     if failed := _failed(result):
         noun = "reply is" if len(failed) == 1 else "replies are"
         reply.line(

@@ -160,7 +160,7 @@ def test_runs_are_averaged(served, tmp_path):
     served.say = say
     questions = [replace(QUESTIONS[0], kinds=("ocr", "math")), replace(QUESTIONS[1], kinds=("ocr",))]
     with Replies(tmp_path / "judge.jsonl") as replies:
-        the_judge = Judge("gpt-4", replies, served.endpoint, runs=3)
+        the_judge = Judge("gpt-4", replies, served.endpoint, runs=3, at_once=1)
         found = judged(MMVET, questions, ANSWERS[:2], the_judge)
     assert found.scores["score"].mean == pytest.approx(0.75)
     assert [(one.id, one.run) for one in found.failed] == [(1, 2)]

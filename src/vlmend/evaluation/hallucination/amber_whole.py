@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ class AmberWhole:
     Attributes:
         protocol: of `PROTOCOLS`.
         describing, yes_no: the two parts; ``None`` for one that was not asked.
-        score: the paper's one number, in per cent, where both were.
+        score: the paper's one number, in per cent, where both were and it can be had.
     """
 
     protocol: str
@@ -76,4 +77,5 @@ def amber_whole(
     rest = [one for one in given if one.id not in described]
     describing = amber_describing(questions.descriptions, texts, associations, protocol=of_texts) if described else None
     yes_no = amber_yes_no(questions.yes_no, rest, protocol=of_yes_no) if questions.yes_no or rest else None
-    return AmberWhole(protocol, describing, yes_no, amber_score(describing, yes_no) if describing and yes_no else None)
+    score = amber_score(describing, yes_no) if describing and yes_no else math.nan
+    return AmberWhole(protocol, describing, yes_no, None if math.isnan(score) else score)
