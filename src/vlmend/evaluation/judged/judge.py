@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -110,14 +110,16 @@ class Judge:
         with ThreadPoolExecutor(self.at_once) as pool:
             for start in range(0, len(requests), self.at_once):
                 some = requests[start : start + self.at_once]
-                came = list(pool.map(lambda one: _tried(endpoint, one), some))
-                for request, reply in zip(some, came, strict=True):
+                sent = {pool.submit(_tried, endpoint, one): one for one in some}
+                down: list[EndpointError] = []
+                for future in as_completed(sent):
+                    request, reply = sent[future], future.result()
                     if isinstance(reply, Completion):
                         self.replies.keep(request, reply)
                     else:
                         missing[request.key] = Missing(str(reply))
+                        down += [] if reply.this_one else [reply]
                     self.progress()
-                down = [one for one in came if isinstance(one, EndpointError) and not one.this_one]
                 if len(down) == len(some):
                     why = Missing(f"was not asked for after {down[-1]}")
                     missing.update((one.key, why) for one in requests[start + len(some) :])
