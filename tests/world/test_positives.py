@@ -31,3 +31,10 @@ def test_descriptions_and_questions(tmp_path):
     assert all(mentions(one.request.answer) for one in cases[:4])
     with pytest.raises(UnknownNameError, match="form of description"):
         write(tmp_path / "x", 1, 1, 0, "long")
+
+
+def test_kinds_of_question_are_those_that_are_named(tmp_path):
+    read = vlmend.read(write(tmp_path, 0, 4, seed=1, kinds=("howmany", "colour")))
+    assert [dict(case.notes)["kind"] for case in read] == ['"howmany"', '"colour"'] * 2
+    with pytest.raises(UnknownNameError, match="kind of question"):
+        write(tmp_path, 0, 4, seed=1, kinds=("colours",))

@@ -220,18 +220,24 @@ def positives(
     captions: Annotated[int, typer.Option(min=0, help="Descriptions.")] = 600,
     questions: Annotated[int, typer.Option(min=0, help="Questions.")] = 600,
     form: Annotated[str, typer.Option(help="Of the descriptions: short, detailed or list.")] = "short",
+    kinds: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Kinds of question, in turn; all nine by default.")
+    ] = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Write natural pictures with right answers, as conversations: what vlmend pairs makes worse answers for."""
     with replying(as_json) as reply:
         from vlmend.errors import VlmendError
-        from vlmend.world.positives import write
+        from vlmend.world.positives import KINDS, write
 
         if not captions + questions:
             raise VlmendError("--captions and --questions are both 0: nothing is to be written")
+        asked = KINDS if kinds is None else tuple(kind.strip() for kind in kinds.split(",") if kind.strip())
+        if not asked:
+            raise VlmendError("--kinds names no kind of question")
         with working("Drawing"):
-            path = write(out, captions, questions, seed, form)  # pyright: ignore[reportArgumentType]
+            path = write(out, captions, questions, seed, form, asked)  # pyright: ignore[reportArgumentType]
         reply.line(str(path))
         reply.document = {"conversations": str(path), "captions": captions, "questions": questions, "seed": seed}
 

@@ -7,7 +7,7 @@ answers are those in which it is not.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vlmend.data.formats import conversations
@@ -26,30 +26,36 @@ KINDS: tuple[str, ...] = ("exist", "colour", "count", "howmany", "which", "patte
 """The kinds of question, in turn."""
 
 
-def write(out: Path, captions: int, questions: int, seed: int, form: Form = "short") -> Path:
+def write(
+    out: Path, captions: int, questions: int, seed: int, form: Form = "short", kinds: Sequence[str] = KINDS
+) -> Path:
     """Write ``positives.json``, conversations as LLaVA-Instruct has them, and its pictures below ``out``.
 
     Args:
         out: a folder.
         captions: how many descriptions, each of a scene of its own.
-        questions: how many questions, each on a scene of its own, of `KINDS` in turn.
+        questions: how many questions, each on a scene of its own, of ``kinds`` in turn.
         seed: of what is drawn.
         form: of the descriptions.
+        kinds: some of `KINDS`.
 
     Returns:
         the file.
 
     Raises:
-        UnknownNameError: there is no such form.
+        UnknownNameError: there is no such form, or kind of question.
         WriteError: a file cannot be written.
     """
     if form not in FORMS:
         raise UnknownNameError("form of description", form, FORMS)
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise UnknownNameError("kind of question", unknown[0], KINDS)
     rng = random.Random(f"{seed}/positives")
     scenes = (scene for scene in stream(rng, ("natural",)) if scene.things)
     cases: list[EditCase] = []
     for number in range(captions + questions):
-        asked, scene = _described(scenes, form) if number < captions else _asked(scenes, number, rng)
+        kind = kinds[number % len(kinds)]
+        asked, scene = _described(scenes, form) if number < captions else _asked(scenes, kind, rng)
         file = save_picture(picture(scene, rng), out / "images" / f"positive_{number:05d}.png")
         example = Example(asked.put(rng), file, asked.answer)
         cases.append(EditCase(f"positive-{number}", example, notes=notes_of({"kind": asked.kind})))
@@ -63,9 +69,9 @@ def _described(scenes: Iterator[Scene], form: Form) -> tuple[Question, Scene]:
     return Question(f"{form}_caption", caption(scene, form)), scene
 
 
-def _asked(scenes: Iterator[Scene], number: int, rng: random.Random) -> tuple[Question, Scene]:
+def _asked(scenes: Iterator[Scene], kind: str, rng: random.Random) -> tuple[Question, Scene]:
     """The next scene of which such a question can be asked."""
     while True:
         scene = next(scenes)
-        if question := ask(scene, KINDS[number % len(KINDS)], rng):
+        if question := ask(scene, kind, rng):
             return question, scene
