@@ -51,3 +51,4 @@ def test_ones_own_words():
     kettle, table = "a kitchen with a table and a kettle", Example("describe it", None, "a kitchen with a table")
     assert Captioned()(kettle, table)
     assert not Captioned("kettle, pot\ntable")(kettle, table)
+    assert Captioned("")("a kitchen with a table, a bus and a kettle", table)  # no objects at all: by words alone

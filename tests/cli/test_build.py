@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import vlmend
 from vlmend.data.formats import plain, read
 from vlmend.data.records import EditCase, Example
+from vlmend.models.outputs import Reply
 from vlmend.world.exemplars import write
 
 FILES = ("README.md", "train.json", "train.jsonl", "eval.json", "eval.jsonl", "statistics.json")
@@ -115,12 +117,38 @@ def test_captions(
     assert not (tmp_path / "bench" / "train.json").exists()
 
 
+@pytest.mark.parametrize(("words", "errors"), [(None, 0), ("world", 1), ("none", 0)])
+def test_words_that_captions_are_judged_by(
+    vlmend_cli: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_folder: Callable[..., Path],
+    cases_file: Path,
+    tmp_path: Path,
+    words: str | None,
+    errors: int,
+) -> None:
+    """The world has kettles, CHAIR's list has none, and with no words a caption much like a reference is right."""
+    case = replace(read(cases_file)[0], probes=())
+    case = replace(case, request=replace(case.request, answer="a kitchen with a table and a chair"))
+    plain.write([case], tmp_path / "data.jsonl")
+    said = Reply("a kitchen with a table, a chair and a kettle", ())
+    monkeypatch.setattr("vlmend.models.vlm.VLM.replies", lambda self, prepared, **_: [said] * len(prepared.rows))
+    out = tmp_path / "bench"
+    args = ("build", tiny_folder(), tmp_path / "data.jsonl", "--kind", "caption", "--draws", 0, "--out", out)
+    outcome = vlmend_cli(*args, "--train", 0, "--json", *(("--words", words) if words else ()))
+    if errors:
+        assert outcome.document["eval"]["cases"] == errors, outcome.stderr
+        assert "--words world" in (out / "README.md").read_text()
+    else:
+        assert outcome.is_a_users_mistake("makes no error for good")
+
+
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
         (("--kind", "essay"), "kind of data"),
-        (("--kind", "caption", "--objects", "nowhere.txt"), "nowhere.txt"),
-        (("--objects", "nowhere.txt"), "--kind caption"),
+        (("--kind", "caption", "--words", "nowhere.txt"), "nowhere.txt"),
+        (("--words", "world"), "--kind caption"),
         (("--caption", "nothing"), "note of the cases named 'nothing'"),
         (("--rephrase", "nowhere"), "--rephrase takes templates, none, a folder or a URL"),
         (("--text-locality", "nowhere.jsonl"), "nowhere.jsonl"),
@@ -185,7 +213,7 @@ def test_words_for_two_objects(
     vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "words.txt").write_text("cup, mug\nmug\n")
-    args = ("build", tiny_folder(), cases_file, "--kind", "caption", "--objects", tmp_path / "words.txt")
+    args = ("build", tiny_folder(), cases_file, "--kind", "caption", "--words", tmp_path / "words.txt")
     outcome = vlmend_cli(*args, "--out", tmp_path / "bench")
     assert outcome.is_a_users_mistake("words.txt", "'mug' for both 'cup' and 'mug'")
     assert not (tmp_path / "bench").exists()

@@ -52,7 +52,8 @@ class Captioned:
     reference. What a caption leaves out makes it no error.
 
     Attributes:
-        synonyms: the words of each object, as CHAIR lists them; CHAIR's own list if ``None``.
+        synonyms: the words of each object, as CHAIR lists them; CHAIR's own list if ``None``; none where it is empty,
+            so that all words alike are compared.
 
     Raises:
         VlmendError: a word stands for two objects.

@@ -29,10 +29,11 @@ def build(
     ],
     out: Annotated[Path, typer.Option(help="The folder to write to; a run that was cut short there goes on.")],
     kind: Annotated[str, typer.Option(help="What answers are: vqa (short answers) or caption.")] = "vqa",
-    objects: Annotated[
-        Path | None,
+    words: Annotated[
+        str | None,
         typer.Option(
-            help="What captions name: a line an object, its name and other words between commas; CHAIR's else."
+            metavar="FILE",
+            help="What captions name: a file of objects as CHAIR's list, world, none; CHAIR's else.",
         ),
     ] = None,
     draws: Annotated[
@@ -79,7 +80,7 @@ def build(
 
         if kind not in KINDS:
             raise UnknownNameError("kind of data", kind, KINDS)
-        synonyms = _synonyms(objects, kind)
+        synonyms = _synonyms(words, kind)
         wanted = read_cases(data, limit, skip_missing=skip_missing)
         if blind := [case.id for case in wanted if not case.request.pictures]:
             raise VlmendError(f"{data}: record '{blind[0]}' has no picture")
@@ -109,7 +110,7 @@ def build(
             "data": contents(wanted),
             **{option.strip("-"): contents(pool) for option, pool in pools.items()},
             "kind": kind,
-            "objects": synonyms and hashlib.blake2b(synonyms.encode(), digest_size=8).hexdigest(),
+            "words": synonyms and hashlib.blake2b(synonyms.encode(), digest_size=8).hexdigest(),
             "draws": draws,
             "temperature": temperature,
             "rephrase": [rephrase, rephrase_model],
@@ -124,7 +125,7 @@ def build(
             with progress("Asking, rewording, judging pictures", len(wanted), done=len(run.records)) as advance:
                 made = run_all(vlm, wanted, out, plan, run, advance)
             run.finish(statistics(made))
-        files = {"--objects": objects, "--text-locality": text_locality, "--image-locality": image_locality}
+        files = {"--words": words, "--text-locality": text_locality, "--image-locality": image_locality}
         command = shlex.join(_typed(model, data, out, settings, files))
         about = {
             "Model": f"{vlm.name} (weights {vlm.fingerprint[:12]})",
@@ -145,20 +146,25 @@ def build(
         reply.document = {"out": str(out), "seed": seed, **statistics(made)}
 
 
-def _synonyms(file: Path | None, kind: str) -> str | None:
-    """The words of a file, read and tried."""
+def _synonyms(words: str | None, kind: str) -> str | None:
+    """The words of objects, read and tried: of a file, the demo world's, or none at all."""
     from vlmend.build.errors import Captioned
     from vlmend.data.formats.coco import read_synonyms
+    from vlmend.world.catalog import catalog
 
-    if file is None:
+    if words is None:
         return None
     if kind != "caption":
-        raise VlmendError("--objects says what captions name: it goes with --kind caption")
-    text = read_synonyms(file)
+        raise VlmendError("--words says what captions name: it goes with --kind caption")
+    if words == "none":
+        return ""
+    if words == "world":
+        return "\n".join(catalog().kinds)
+    text = read_synonyms(words)
     try:
         Captioned(text)
     except VlmendError as error:
-        raise DataError(str(error), path=file) from error
+        raise DataError(str(error), path=words) from error
     return text
 
 
@@ -191,7 +197,7 @@ def _pool(option: str, file: Path | None, *, pictured: bool, skip_missing: bool)
 
 
 def _typed(
-    model: str, data: Path, out: Path, settings: dict[str, Any], files: Mapping[str, Path | None]
+    model: str, data: Path, out: Path, settings: dict[str, Any], files: Mapping[str, Path | str | None]
 ) -> Sequence[str]:
     """The command, with what is not as it is of itself."""
     (rephrase, name), (pictures, caption, score) = settings["rephrase"], settings["pictures"]
