@@ -11,9 +11,9 @@ from threading import Thread
 import pytest
 
 from vlmend import Example
-from vlmend.build.endpoint import Endpoint
-from vlmend.build.rewording import flaw
+from vlmend.build.rewording import Reworder, flaw
 from vlmend.errors import VlmendError
+from vlmend.models.chat import EndpointChat
 
 ASKED = Example("how many dogs are there at 10 ?", None, "three", ("3",))
 
@@ -54,6 +54,10 @@ def url() -> Iterator[str]:
     server.server_close()
 
 
+def by(url: str, model: str = "default", *, wait: float = 0.01, timeout: float = 5.0) -> Reworder:
+    return Reworder(EndpointChat(url, model, wait=wait, timeout=timeout))
+
+
 def said(text: str) -> str:
     return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
 
@@ -62,7 +66,7 @@ def test_endpoint(url, monkeypatch):
     """After an error of the server it is asked again; the key goes along, and the record's own seed."""
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     Server.replies = [(500, "busy"), (200, said(" count the dogs at 10 "))]
-    assert Endpoint(url, "mine", wait=0.01).reworded(ASKED.question, random.Random(1)) == "count the dogs at 10"
+    assert by(url, "mine").reworded(ASKED.question, random.Random(1)) == "count the dogs at 10"
     first, second = Server.asked
     assert first == second
     assert (first["path"], first["model"], first["key"]) == ("/v1/chat/completions", "mine", "Bearer secret")
@@ -79,7 +83,7 @@ def test_endpoint(url, monkeypatch):
 def test_endpoint_that_fails(url, replies, problem):
     Server.replies = list(replies)
     with pytest.raises(VlmendError, match=problem):
-        Endpoint(url, wait=0.01).reworded(ASKED.question, random.Random(0))
+        by(url).reworded(ASKED.question, random.Random(0))
     assert not Server.replies
 
 
@@ -98,18 +102,18 @@ def test_endpoint_that_fails(url, replies, problem):
 )
 def test_replies_that_are_no_rewording(url, reply, why):
     Server.replies = [(200, reply)]
-    assert flaw(ASKED, Endpoint(url).reworded(ASKED.question, random.Random(0))) == why
+    assert flaw(ASKED, by(url).reworded(ASKED.question, random.Random(0))) == why
 
 
 def test_checked_before_the_long_work(url, monkeypatch):
     """A null is a reply yet; what is no chat completion comes from something else, and is shown without the key."""
     monkeypatch.setenv("OPENAI_API_KEY", "hush-hush")
     Server.replies = [(200, json.dumps({"choices": [{"message": {"content": None}}]}))]
-    Endpoint(url).check()
+    by(url).check()
     for text, what in (("<html>", "no JSON"), ('{"error": "wrong key hush-hush"}', "no chat completion")):
         Server.replies = [(200, text)]
         with pytest.raises(VlmendError, match=what) as found:
-            Endpoint(url).check()
+            by(url).check()
         assert "hush-hush" not in str(found.value)
 
 
@@ -118,7 +122,7 @@ def test_redirects_are_not_followed(url, monkeypatch, status):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     Server.replies = [(status, f"{url}/elsewhere?api_key=other")]
     with pytest.raises(VlmendError, match=r"redirects to .* not followed") as found:
-        Endpoint(url, wait=0.01).reworded(ASKED.question, random.Random(0))
+        by(url).reworded(ASKED.question, random.Random(0))
     assert [one["path"] for one in Server.asked] == ["/v1/chat/completions"]
     assert "api_key" not in str(found.value)
 
@@ -139,7 +143,7 @@ def test_redirects_are_not_followed(url, monkeypatch, status):
 )
 def test_urls_that_carry_secrets_are_refused_and_not_repeated(named, problem):
     with pytest.raises(VlmendError, match=problem) as found:
-        Endpoint(named)
+        by(named)
     assert "hush" not in str(found.value)
 
 
@@ -150,10 +154,17 @@ def test_a_key_that_no_header_carries_is_not_repeated(url, monkeypatch, key):
             monkeypatch.setattr("os.environ", {"OPENAI_API_KEY": key})
         else:
             monkeypatch.setenv("OPENAI_API_KEY", key)
-        Endpoint(url).reworded(ASKED.question, random.Random(0))
+        by(url).reworded(ASKED.question, random.Random(0))
     assert key not in str(found.value)
 
 
 def test_nobody_there():
     with pytest.raises(VlmendError, match="cannot be reached"):
-        Endpoint("http://127.0.0.1:9", wait=0.01, timeout=1).reworded("what ?", random.Random(0))
+        by("http://127.0.0.1:9", timeout=1).reworded("what ?", random.Random(0))
+
+
+def test_a_model_that_is_not_served_is_found_before_the_long_work(url):
+    """Of one task such a refusal is said; of the first that is tried it means that no other will be done either."""
+    Server.replies = [(400, "no model of that name")]
+    with pytest.raises(VlmendError, match=r"refuses: HTTP 400.*no model of that name"):
+        by(url).check()

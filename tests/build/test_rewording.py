@@ -9,8 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tiny_models.base import tokenizer
 from vlmend import Example
-from vlmend.build.rewording import TEMPLATES, LocalChat, Templates, flaw
+from vlmend.build.rewording import TEMPLATES, Reworder, Templates, flaw
 from vlmend.errors import VlmendError
+from vlmend.models.chat import FolderChat
 
 ASKED = Example("how many dogs are there at 10 ?", None, "three", ("3",))
 
@@ -54,13 +55,13 @@ def test_chat_model_in_a_folder(tmp_path):
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "chat")
     words.save_pretrained(tmp_path / "chat")
-    chat = LocalChat(str(tmp_path / "chat"), max_new_tokens=4)
+    chat = Reworder(FolderChat(str(tmp_path / "chat"), max_new_tokens=4))
     one, again, other = (chat.reworded("what colour is it ?", random.Random(seed)) for seed in (1, 1, 2))
     assert one == again
     assert one != other
     chat.check()
     with pytest.raises(VlmendError, match="holds no chat model"):
-        LocalChat(str(tmp_path)).check()
+        Reworder(FolderChat(str(tmp_path))).check()
     (tmp_path / "chat" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(VlmendError, match="holds no chat model"):
-        LocalChat(str(tmp_path / "chat")).check()
+        Reworder(FolderChat(str(tmp_path / "chat"))).check()

@@ -103,3 +103,28 @@ def test_a_model_in_a_folder(llava: VLM, tmp_path) -> None:
     assert chat.replies(["say"], [2]) == both[1:]
     with pytest.raises(VlmendError, match="holds no chat model"):
         FolderChat(str(tmp_path / "none")).replies(["a"], [0])
+
+
+def test_a_folder_is_whole_and_no_pickle_or_it_is_not_read(llava: VLM, tmp_path) -> None:
+    """What may run code while it is read is not read; what lacks weights would say noise."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(llava.tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=2,
+        )
+    ).save_pretrained(tmp_path)  # fmt: skip
+    llava.tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    FolderChat(str(tmp_path)).check()
+    weights = load_file(file)
+    save_file({name: tensor for name, tensor in weights.items() if "mlp" not in name}, file, {"format": "pt"})
+    with pytest.raises(VlmendError, match="holds no whole chat model"):
+        FolderChat(str(tmp_path)).check()
+    file.unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises(VlmendError, match="holds no chat model"):
+        FolderChat(str(tmp_path)).replies(["a"], [0])

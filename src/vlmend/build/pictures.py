@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 
 from vlmend.build.errors import Right
-from vlmend.build.folders import pretrained, unusable
 from vlmend.data.records import EditCase, Example
 from vlmend.errors import VlmendError
 from vlmend.evaluation.text import matches
+from vlmend.models.folders import pretrained, unusable
 from vlmend.models.vlm import VLM
 
 __all__ = ["Diffused", "Painter", "Scorer", "judged"]
@@ -122,7 +122,7 @@ class Scorer:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModel, AutoProcessor
 
-        return pretrained(AutoModel, AutoProcessor, self.folder, _SCORES)
+        return pretrained(AutoModel, AutoProcessor, self.folder, _SCORES, fetch=True)
 
 
 _SCORES = "model of pictures and texts"

@@ -1,4 +1,4 @@
-"""The same question in other words: by templates or a chat model in a folder (`endpoint.py`: by one that is served).
+"""The same question in other words: by templates or a chat model (`vlmend.models.chat`).
 
 Whatever makes it, a rewording is checked: it is other words, of a length that is not far off, with the same numbers in
 it, and it does not give the answer away.
@@ -11,15 +11,14 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
-from vlmend.build.folders import pretrained
 from vlmend.data.records import Example
 from vlmend.evaluation.text import normalised
+from vlmend.models.chat import Chat
 from vlmend.models.prompts import MARKER
 
-__all__ = ["TASK", "TEMPLATES", "LocalChat", "Rephraser", "Templates", "flaw"]
+__all__ = ["TASK", "TEMPLATES", "Rephraser", "Reworder", "Templates", "flaw"]
 
 _NUMBER = re.compile(r"\d+")
 _LONGEST = 4.0  # times the words of the question, and a few more
@@ -109,45 +108,27 @@ class Templates:
 
 
 @dataclass(frozen=True)
-class LocalChat:
-    """A chat model of transformers in a folder; nothing is fetched.
+class Reworder:
+    """A chat model that is told to reword.
 
     Attributes:
-        folder: of the model and its tokenizer.
-        max_new_tokens: longest rewording.
+        chat: which one.
     """
 
-    folder: str
-    max_new_tokens: int = 64
+    chat: Chat
 
-    def reworded(self, question: str, rng: random.Random) -> str:
-        """What the model says to the task, drawn by the record's own seed."""
-        import torch
+    def reworded(self, question: str, rng: random.Random) -> str | None:
+        """What it says to the task, drawn by the record's own seed; ``None`` where that is no text.
 
-        model, tokenizer = self._loaded
-        messages = [{"role": "user", "content": TASK.format(question=question)}]
-        if tokenizer.chat_template:
-            text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        else:
-            text = messages[0]["content"] + "\n"
-        given = tokenizer(text, return_tensors="pt", add_special_tokens=not tokenizer.chat_template)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.getrandbits(31))
-            ids = model.generate(
-                **given, do_sample=True, temperature=0.7, max_new_tokens=self.max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
-            )  # fmt: skip
-        return tokenizer.decode(ids[0, given["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        Raises:
+            VlmendError: it can do no task now.
+        """
+        (said,) = self.chat.replies([TASK.format(question=question)], [rng.getrandbits(31)])
+        return said.text
 
     def check(self) -> None:
-        """Load it."""
-        _ = self._loaded
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        return pretrained(AutoModelForCausalLM, AutoTokenizer, self.folder, "chat model of transformers")
+        """Find out whether it does tasks."""
+        self.chat.check()
 
 
 def flaw(example: Example, reworded: str | None) -> str | None:

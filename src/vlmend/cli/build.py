@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["build"]
 
+_DRAWN_AT = 0.7  # temperature of rewordings
+
 
 def build(
     model: ModelArgument,
@@ -169,19 +171,19 @@ def _synonyms(words: str | None, kind: str) -> str | None:
 
 
 def _rephraser(how: str, name: str, kind: str) -> Rephraser | None:
-    from vlmend.build.endpoint import Endpoint
-    from vlmend.build.rewording import LocalChat, Templates
+    from vlmend.build.rewording import Reworder, Templates
+    from vlmend.models.chat import EndpointChat, FolderChat
 
     if how == "none":
         return None
     if how == "templates":
         return Templates(kind)
     if "://" in how:
-        return Endpoint(how, name)
+        return Reworder(EndpointChat(how, name, temperature=_DRAWN_AT))
     if not Path(how).is_dir():
         shown = "that" if {*how} & {*"@?=:"} else f"'{how}'"  # a URL cut short may carry a key
         raise VlmendError(f"--rephrase takes templates, none, a folder or a URL, not {shown}")
-    return LocalChat(how)
+    return Reworder(FolderChat(how, temperature=_DRAWN_AT, max_new_tokens=64))
 
 
 def _pool(option: str, file: Path | None, *, pictured: bool, skip_missing: bool) -> list[EditCase]:

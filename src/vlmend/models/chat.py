@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import torch
 
 from vlmend.endpoints import Endpoint
-from vlmend.errors import EndpointError, PromptError, VlmendError
+from vlmend.errors import EndpointError, PromptError
+from vlmend.models.folders import pretrained
 from vlmend.models.outputs import Question
 from vlmend.models.sampling import Draws
 from vlmend.models.vlm import VLM
@@ -52,6 +53,14 @@ class Chat(Protocol):
 
         Raises:
             VlmendError: no task can be done now.
+        """
+        ...
+
+    def check(self) -> None:
+        """Find out before the long work whether it does tasks at all.
+
+        Raises:
+            VlmendError: it does not.
         """
         ...
 
@@ -100,8 +109,16 @@ class EndpointChat:
         with ThreadPoolExecutor(self.at_once) as pool:
             return list(pool.map(self._reply, tasks, seeds))
 
-    def _reply(self, task: str, seed: int) -> Said:
-        body = {
+    def check(self) -> None:
+        """Give it a small task; a completion without a text is one yet, and whatever else comes is no such endpoint."""
+        try:
+            self._served.complete(self._body("Say hello.", 0))
+        except EndpointError as error:
+            if not (error.replied and error.this_one):
+                raise
+
+    def _body(self, task: str, seed: int) -> dict[str, Any]:
+        return {
             "model": self.model,
             "messages": [{"role": "user", "content": task}],
             "temperature": self.temperature,
@@ -109,8 +126,10 @@ class EndpointChat:
             "max_tokens": self.max_new_tokens,
             "seed": seed % 2**31,
         }
+
+    def _reply(self, task: str, seed: int) -> Said:
         try:
-            return Said(self._served.complete(body).text.strip())
+            return Said(self._served.complete(self._body(task, seed)).text.strip())
         except EndpointError as error:
             if error.replied:
                 return Said(None, "the reply is no chat completion")
@@ -121,7 +140,7 @@ class EndpointChat:
 
 @dataclass(frozen=True)
 class FolderChat:
-    """A chat model of transformers in a folder; nothing is fetched.
+    """A chat model of transformers in a folder; nothing is fetched, and weights are read from safetensors only.
 
     Attributes:
         folder: of the model and its tokenizer.
@@ -163,6 +182,10 @@ class FolderChat:
             ids_BT = model.generate(**given, generation_config=settings, logits_processor=processors)
         return [Said(tokenizer.decode(ids_T[begin:], skip_special_tokens=True).strip()) for ids_T in ids_BT]
 
+    def check(self) -> None:
+        """Load it."""
+        _ = self._loaded
+
     @staticmethod
     def _prompt(tokenizer: Any, task: str) -> str:
         messages = [{"role": "user", "content": task}]
@@ -174,16 +197,11 @@ class FolderChat:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(self.folder, local_files_only=True)
-            tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            why = " ".join(str(error).split())[:160]
-            raise VlmendError(f"'{self.folder}' holds no chat model of transformers: {why}") from error
+        model, tokenizer = pretrained(AutoModelForCausalLM, AutoTokenizer, self.folder, "chat model of transformers")
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return model.eval().to(self.device), tokenizer
+        return model.to(self.device), tokenizer
 
 
 @dataclass(frozen=True)
@@ -227,3 +245,6 @@ class OwnChat:
             said = self.vlm.replies(prepared, max_new_tokens=self.max_new_tokens, sampling=draws)
             found |= {index: Said(one.text) for index, one in zip(asked, said, strict=True)}
         return [found[index] for index in range(len(tasks))]
+
+    def check(self) -> None:
+        """It is loaded already."""

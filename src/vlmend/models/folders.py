@@ -11,24 +11,25 @@ from vlmend.models.loading import quiet
 __all__ = ["pretrained", "unusable"]
 
 
-def pretrained(kind: Any, reader: Any, folder: str, what: str) -> tuple[Any, Any]:
+def pretrained(kind: Any, reader: Any, folder: str, what: str, *, fetch: bool = False) -> tuple[Any, Any]:
     """A model and its tokenizer or processor; weights are read from safetensors only.
 
     Args:
         kind, reader: the auto classes that load them.
-        folder: of both, or their hub id; nothing is fetched for a folder.
+        folder: of both.
         what: what it should be, for the complaint.
+        fetch: whether ``folder`` may be a hub id, too; nothing is fetched for a folder.
 
     Raises:
         VlmendError: it is not there, is something else, is damaged, or lacks weights.
     """
-    here = Path(folder).is_dir()
+    local = not fetch or Path(folder).is_dir()
     try:
         with quiet():
             model, info = kind.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True, local_files_only=here
+                folder, use_safetensors=True, output_loading_info=True, local_files_only=local
             )
-            beside = reader.from_pretrained(folder, local_files_only=here)
+            beside = reader.from_pretrained(folder, local_files_only=local)
     except Exception as error:  # damaged files raise whatever their reader comes upon
         raise unusable(folder, what, error) from error
     if lacking := sorted(info["missing_keys"]):
