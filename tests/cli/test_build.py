@@ -17,6 +17,7 @@ import vlmend
 from vlmend.data.formats import plain, read
 from vlmend.data.records import EditCase, Example
 from vlmend.models.outputs import Reply
+from vlmend.models.pictures import save_picture
 from vlmend.world.exemplars import write
 
 FILES = ("README.md", "train.json", "train.jsonl", "eval.json", "eval.jsonl", "statistics.json")
@@ -199,6 +200,36 @@ def test_a_pool_of_the_other_sort(
     file = data / ("facts.jsonl" if what == "about" else "exemplars.jsonl")
     outcome = vlmend_cli("build", tiny_folder(), cases_file, "--out", tmp_path / "bench", option, file)
     assert outcome.is_a_users_mistake(file.name, f"{option} takes questions {what} pictures, and it has none")
+
+
+@pytest.mark.parametrize("option", ["--text-locality", "--image-locality", "--words"])
+def test_a_run_goes_on_only_with_what_the_same_files_said(
+    vlmend_cli: Callable[..., Any],
+    tiny_folder: Callable[..., Path],
+    cases_file: Path,
+    picture: Callable[[int], Any],
+    tmp_path: Path,
+    option: str,
+) -> None:
+    """By their content: a copy of a file goes on, the same name with something else in it does not."""
+    file, copy = tmp_path / "given.jsonl", tmp_path / "copy.jsonl"
+
+    def given(number: int) -> str:
+        shown = save_picture(picture(number), tmp_path / "shown.png") if option == "--image-locality" else None
+        plain.write([EditCase("a", Example("who ?", shown, "me" if shown else f"me {number}"))], file)
+        text = f"cup, mug{number}\n" if option == "--words" else file.read_text()
+        file.write_text(text)
+        return text
+
+    copy.write_text(given(80))
+    args = ("build", tiny_folder(), cases_file, "--kind", "caption", "--draws", 0, "--out", tmp_path / "bench")
+    args = (*args, "--max-new-tokens", 4, option)
+    assert (outcome := vlmend_cli(*args, file)).code == 0, outcome.stderr
+    assert (outcome := vlmend_cli(*args, copy)).code == 0, outcome.stderr
+    before = (tmp_path / "bench" / "records.jsonl").read_bytes()
+    given(81)
+    assert vlmend_cli(*args, file).is_a_users_mistake(str(tmp_path / "bench"), option.strip("-"))
+    assert (tmp_path / "bench" / "records.jsonl").read_bytes() == before
 
 
 def test_a_record_without_a_picture(
