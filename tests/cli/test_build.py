@@ -178,6 +178,26 @@ def test_mistakes(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    "more", [("--rephrase", "."), ("--score", "."), ("--words", "nowhere"), ("--text-locality", "no")]
+)
+def test_mistakes_are_found_before_the_model_is_loaded(
+    vlmend_cli: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    cases_file: Path,
+    tmp_path: Path,
+    more: tuple[str, ...],
+) -> None:
+    """Which takes minutes where it is a large one."""
+    loaded: list[str] = []
+    monkeypatch.setattr("vlmend.cli.build.load_model", loaded.append)
+    out = tmp_path / "bench"
+    outcome = vlmend_cli("build", "demo", cases_file, "--kind", "caption", "--out", out, *more)
+    assert outcome.is_a_users_mistake(more[1])
+    assert not loaded
+    assert not out.exists()
+
+
 def test_no_painter(
     vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
 ) -> None:

@@ -86,6 +86,19 @@ class Plan:
     train: float = 0.5
     seed: int = 0
 
+    def check(self, begun: Callable[[str], bool] = lambda step: False) -> None:
+        """Find out before the long work whether what rewords, paints and judges can be used.
+
+        Args:
+            begun: whether a step has begun already, so that what it uses was tried.
+
+        Raises:
+            VlmendError: it cannot.
+        """
+        for step, tool in (("reworded", self.rephraser), ("pictured", self.painter), ("pictured", self.scorer)):
+            if tool is not None and not begun(step):
+                tool.check()
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
@@ -148,9 +161,7 @@ def build(
         raise VlmendError(f"two records are called '{twice[0]}': give each an id of its own")
     for case in cases:  # before the long work
         _caption(case, plan.caption)
-    for step, tool in (("reworded", plan.rephraser), ("pictured", plan.painter), ("pictured", plan.scorer)):
-        if tool is not None and not run.part(step=step).records:
-            tool.check()
+    plan.check(lambda step: bool(run.part(step=step).records))
     wanted, items, again = first_of_each(cases)
     out = [LeftOut("asked", "a record before it asks the same", name) for name in again]
     asked = ask_all(vlm, wanted, plan.asking, run.part(step="asked"), progress)

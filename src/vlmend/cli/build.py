@@ -104,6 +104,8 @@ def build(
             train=train,
             seed=seed,
         )
+        if not (out / "run.json").exists():  # one that goes on need not have every tool there any more
+            plan.check()
         vlm = load_model(model)
         check_askable(vlm, [*wanted, *(case for pool in pools.values() for case in pool)])
         settings = {
