@@ -61,7 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(kind: str, data: Path, out: Path) -> list[str]:
     own = {"vqa": data / "questions" / "exemplars.jsonl", "caption": data / "captions" / "captions.jsonl"}[kind]
-    named = ["--objects", data / "words.txt"] if kind == "caption" else []
+    named = ["--words", data / "words.txt"] if kind == "caption" else []
     pools = ["--text-locality", data / "facts" / "exemplars.jsonl"]
     pools += ["--image-locality", data / "pool" / "exemplars.jsonl"]
     given = ["build", "demo", own, "--kind", kind, *named, "--out", out, *pools, "--draws", 1]
