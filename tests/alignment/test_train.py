@@ -133,6 +133,8 @@ def test_a_finished_training_is_not_done_again(llava, pairs, tmp_path) -> None:
     assert align(llava, pairs, tmp_path, QUICK, progress=never).id == made.id
     with pytest.raises(RunError, match="settings"):
         align(llava, pairs, tmp_path, replace(QUICK, lr=1e-4))
+    with pytest.raises(RunError, match="pairs"):  # as many of the same names, from the same place
+        align(llava, [replace(pairs[0], rejected="a green cat"), *pairs[1:]], tmp_path, QUICK)
 
 
 def test_only_the_language_model_is_trained_unless_more_is_named(llava, pairs, tmp_path) -> None:

@@ -13,9 +13,9 @@ from vlmend.edits.edit import Edit
 from vlmend.edits.prompts import PromptOp, RecallOp
 from vlmend.errors import EditError, FingerprintError, UnknownNameError
 from vlmend.evaluation.editing import compare, evaluate
-from vlmend.evaluation.metrics import kl_divergence
 from vlmend.evaluation.record import ProbeRecord
 from vlmend.evaluation.text import normalised
+from vlmend.models.outputs import kl_divergence
 from vlmend.models.prefix import beginning
 from vlmend.models.trace import called_through, capture
 from vlmend.runs import Run

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from vlmend.evaluation.metrics import (
     exact_match,
-    kl_divergence,
     negative_log_likelihood,
     ranked_agreement,
     set_agreement,
     token_accuracy,
 )
+from vlmend.models.outputs import kl_divergence
 
 EXACT = 1e-6
 FLOAT = 1e-5

@@ -12,7 +12,7 @@ from vlmend.alignment.train import Alignment
 from vlmend.data.records import PreferencePair
 from vlmend.errors import VlmendError
 from vlmend.runs import Run
-from vlmend.world.alignment import ARMS, Asked, found, study
+from vlmend.world.alignment import Asked, found, study
 from vlmend.world.exam.scenes import SCENE_KINDS
 
 
@@ -39,7 +39,8 @@ def test_what_is_asked_is_drawn_again_and_lacks_companions(asked) -> None:
     again = Asked.drawn(6, seed=3)
     assert asked.scenes == again.scenes and asked.exist == again.exist
     assert all(scene.expected for scene in asked.scenes["counter"])
-    assert len(asked.exist) == 12 and {one.answer for one in asked.exist} == {"yes", "no"}
+    assert len(asked.exist) >= 12 and [one.answer for one in asked.exist] == ["yes", "no"] * (len(asked.exist) // 2)
+    assert [example.answer for example in asked.examples["pope"]] == [one.answer for one in asked.exist]
     assert all(len(asked.examples[kind]) == 3 for kind in SCENE_KINDS)
 
 
@@ -73,18 +74,14 @@ def test_a_study_trains_each_arm_once(asked, tmp_path) -> None:
     method = Alignment(adapter=LoRAAdapter(rank=2), steps=2, batch=2, log_every=1)
 
     def done(folder):
-        trained = []
+        calls, arms = [], ["base", "sft", "bpo weakened"]
         with Run(folder, {}) as run:
-            study(
-                vlm, pairs, ["base", "sft", "bpo weakened"], [0, 1], asked, folder, run, method, progress=trained.append
-            )
-        return trained
+            study(vlm, pairs, arms, [0, 1], asked, folder, run, method, progress=lambda: calls.append(1))
+        records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+        return len(calls), [(record["arm"], record["seed"]) for record in records]
 
-    first = done(tmp_path)
-    assert first == ["base, seed 0", "sft, seed 0", "sft, seed 1", "bpo weakened, seed 0", "bpo weakened, seed 1"]
-    assert done(tmp_path) == []
-    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
-    assert [record["arm"] for record in records] == ["base", "sft", "sft", "bpo weakened", "bpo weakened"]
+    each = [("base", 0), ("sft", 0), ("sft", 1), ("bpo weakened", 0), ("bpo weakened", 1)]
+    assert done(tmp_path) == (5, each)
+    assert done(tmp_path) == (0, each)
     with Run(tmp_path, {}) as run, pytest.raises(VlmendError, match="origin 'injected'"):
         study(vlm, pairs, ["bpo injected"], [0], asked, tmp_path, run, method)
-    assert set(ARMS) >= {"base", "sft", "bpo", "mdpo"}

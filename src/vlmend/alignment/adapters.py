@@ -6,8 +6,9 @@ an operation at the end.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -23,21 +24,20 @@ from vlmend.models.vlm import VLM
 __all__ = ["Adapter", "FullAdapter", "LoRAAdapter", "Trained"]
 
 
-class Trained(nn.Module):
+class Trained(nn.Module, ABC):
     """The tensors that are trained of one model, its parameters."""
 
-    @contextmanager
-    def left_out(self) -> Generator[None]:
+    @abstractmethod
+    def left_out(self) -> AbstractContextManager[None]:
         """Within the block the model runs without them.
 
         Raises:
             VlmendError: it cannot.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def op(self) -> Op:
         """What they do to the model."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,8 @@ class _Weights(Trained):
         self.weights = nn.ParameterList(parameters.values())
         self._before = [parameter.detach().clone() for parameter in parameters.values()]
 
-    @contextmanager
-    def left_out(self) -> Generator[None]:
+    def left_out(self) -> AbstractContextManager[None]:
         raise VlmendError("what the weights were is gone once they are trained: the reference must be asked before")
-        yield
 
     def op(self) -> Op:
         wide = torch.float32

@@ -18,7 +18,7 @@ from vlmend.models.vlm import VLM
 
 __all__ = ["Policy"]
 
-_ROUNDING = 1e-5  # of a margin per token, where the reference was asked in other batches
+_ROUNDING = 1e-5  # of a token's log-probability, where the reference was asked in other batches
 
 
 class Policy(nn.Module):
@@ -65,8 +65,8 @@ class Policy(nn.Module):
         pairs = batch.answers(self._said(batch), self._said_before(batch))
         if self._unchecked:
             preflight(self._vlm, batch)
-            if self._objective.needs_reference:
-                self._check_margins([pairs.chosen.policy_BT - pairs.chosen.reference_BT])  # type: ignore[operator]
+            if pairs.chosen.reference_BT is not None:
+                self._check_equal(pairs.chosen.policy_BT - pairs.chosen.reference_BT)
             self._unchecked = False
         parts = self._objective.parts(pairs)
         loss = torch.stack(parts).sum(0).mean()
@@ -92,8 +92,8 @@ class Policy(nn.Module):
         with torch.no_grad(), self.trained.left_out():
             return token_log_probs(self._vlm.run(batch.prepared))
 
-    def _check_margins(self, ratios: list[Tensor]) -> None:
-        most = max(float(one.detach().abs().max()) for one in ratios)
+    def _check_equal(self, ratios_BT: Tensor) -> None:
+        most = float(ratios_BT.detach().abs().max())
         allowed = 0.0 if self._references is None else _ROUNDING
         if self._vlm.model.dtype == torch.float32 and most > allowed:
             raise VlmendError(

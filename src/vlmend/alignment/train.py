@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from vlmend.alignment.adapters import Adapter, FullAdapter, LoRAAdapter, Trained
 from vlmend.alignment.collate import Collator, SkippedPair, fitting
@@ -24,6 +24,7 @@ from vlmend.alignment.objectives import Objective
 from vlmend.alignment.policy import Policy
 from vlmend.alignment.recipes import objective
 from vlmend.alignment.reference import asked_of
+from vlmend.data.identity import identity_of_pairs
 from vlmend.data.records import PreferencePair
 from vlmend.edits.edit import Edit, library_versions
 from vlmend.errors import EditError, UnknownNameError, VlmendError
@@ -145,7 +146,8 @@ def align(
         "model": vlm.name,
         "fingerprint": vlm.fingerprint,
         "edits": list(vlm.active_edits),
-        "pairs": {"count": len(kept), "skipped": [dataclasses.asdict(one) for one in skipped], "source": source},
+        "pairs": {**identity_of_pairs(pairs), "source": source},
+        "skipped": [dataclasses.asdict(one) for one in skipped],
         "settings": settings_of(method),
         "processes": ranks.count,
         "versions": library_versions(),
@@ -202,8 +204,6 @@ class _Trainer(Trainer):
             data_collator=collator,
             train_dataset=list(pairs),  # type: ignore[arg-type]
         )
-        from transformers import PrinterCallback
-
         self.remove_callback(PrinterCallback)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -266,7 +266,8 @@ def _arguments(method: Alignment, folder: Path, report_to: str) -> TrainingArgum
         remove_unused_columns=False,
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
-        ddp_find_unused_parameters="connector" in getattr(method.adapter, "modules", ()),
+        # pairs without a picture do not reach what stands before the decoder
+        ddp_find_unused_parameters=bool({"connector", "vision"} & {*method.adapter.modules}),
     )
 
 

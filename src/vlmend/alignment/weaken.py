@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vlmend.data.records import Example
 from vlmend.errors import UnknownNameError, VlmendError
-from vlmend.models.outputs import RowOutput
+from vlmend.models.outputs import RowOutput, kl_divergence
 from vlmend.models.pictures import open_picture
 from vlmend.models.prepared import Prepared, Row
 from vlmend.models.vlm import VLM
@@ -194,9 +194,7 @@ def divergence(vlm: VLM, clean: Prepared, other: Prepared) -> list[float]:
 
 
 def _mean_kl(clean: RowOutput, other: RowOutput) -> float:
-    p_NV, q_NV = (one.logits_NV[: one.answer_length].double().log_softmax(-1) for one in (clean, other))
-    both_NV = p_NV.exp() * (p_NV - q_NV)
-    return max(0.0, float(both_NV.nan_to_num(0.0).sum(-1).mean()))  # 0 log 0 is 0
+    return kl_divergence(*(one.logits_NV[: one.answer_length] for one in (clean, other)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -10,18 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmend.cli.console import progress
+from vlmend.data.identity import identity
 from vlmend.ranks import ALONE, Ranks
 from vlmend.runs import Run
 
 if TYPE_CHECKING:
-    from vlmend.data.records import EditCase, Example
+    from vlmend.data.records import EditCase
     from vlmend.editors.base import Editor
     from vlmend.evaluation.proof import Proof
     from vlmend.evaluation.protocols import Protocol
     from vlmend.models.vlm import VLM
     from vlmend.report import Report
 
-__all__ = ["described", "identity", "measure", "run_settings"]
+__all__ = ["described", "measure", "run_settings"]
 
 SEED = 0
 
@@ -96,24 +96,6 @@ def run_settings(
         "versions": library_versions(),
         **({"edits": list(vlm.active_edits)} if vlm.active_edits else {}),
     }
-
-
-def identity(cases: Sequence[EditCase]) -> dict[str, Any]:
-    """What tells cases from others in a run folder: a hash of what they ask and expect, in order; pictures count by
-    file name, wherever they lie."""
-    digest = hashlib.blake2b(digest_size=8)
-    for case in cases:
-        digest.update(f"{case.id}\0{case.counterfactual}".encode())
-        digest.update("\0".join(_asked(case.request)).encode())
-        for probe in case.probes:
-            for example in (probe.example, *probe.premises):
-                digest.update("\0".join((probe.kind, *_asked(example))).encode())
-    return {"count": len(cases), "hash": digest.hexdigest()}
-
-
-def _asked(example: Example) -> tuple[str, ...]:
-    pictures = [picture.name if isinstance(picture, Path) else "" for picture in example.pictures]
-    return (example.question, example.answer or "", "/".join(pictures), *example.aliases)
 
 
 def described(

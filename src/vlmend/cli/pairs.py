@@ -11,8 +11,8 @@ import typer
 
 from vlmend.cli.arguments import LimitOption, ModelArgument, load_model
 from vlmend.cli.console import JsonFlag, Reply, progress, replying, working
-from vlmend.cli.measuring import identity
 from vlmend.cli.tables import quiet_table
+from vlmend.data.identity import identity
 from vlmend.errors import DataError, UnknownNameError, VlmendError
 from vlmend.ranks import Ranks
 from vlmend.runs import Run

@@ -59,7 +59,8 @@ def sequence(
 ) -> None:
     """Edit one case after another with each editor; measure what is left of earlier edits, and of all else."""
     with replying(as_json) as reply:
-        from vlmend.cli.measuring import identity, run_settings
+        from vlmend.cli.measuring import run_settings
+        from vlmend.data.identity import identity
         from vlmend.evaluation.protocols import protocol_of
         from vlmend.evaluation.sequence import sequence as run_through
         from vlmend.report.figures import save

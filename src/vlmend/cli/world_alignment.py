@@ -11,7 +11,7 @@ import typer
 
 from vlmend.cli.align import method_of
 from vlmend.cli.arguments import load_model, read_settings
-from vlmend.cli.console import JsonFlag, replying, working
+from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.errors import VlmendError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def alignment(
     """Train a demo model on pairs in several ways and seeds, and ask it about scenes against the prior."""
     with replying(as_json) as reply:
         from vlmend.data.formats.preferences import read_pairs
+        from vlmend.data.identity import identity_of_pairs
         from vlmend.world.alignment import SEED, Asked, arm_of, study
 
         listed = re.split(r",(?![^()]*\))", arms)  # not within the settings of an objective
@@ -78,7 +79,7 @@ def alignment(
         settings = {
             "model": vlm.name,
             "fingerprint": vlm.fingerprint,
-            "pairs": {"file": str(pairs), "count": len(given)},
+            "pairs": {"file": str(pairs), **identity_of_pairs(given)},
             "training": settings_of(method),
             "asked": {"n": n, "seed": seed},
             "versions": library_versions(),
@@ -86,8 +87,9 @@ def alignment(
         with working("Drawing scenes"):
             asked = Asked.drawn(n, seed)
         with Run(out, settings) as run:
-            tell = lambda what: reply.line(f"training: {what}")  # noqa: E731
-            found = study(vlm, given, names, wanted, asked, out, run, method, progress=tell)
+            total = sum(len(arm_of(name).seeds(wanted)) for name in names)
+            with progress("Training and asking", total, done=len(run.records)) as advance:
+                found = study(vlm, given, names, wanted, asked, out, run, method, progress=advance)
             document = {name: asdict(one) for name, one in found.items()}
             run.finish(document)
         reply.say(_table(found), _by_kind(found))

@@ -37,7 +37,8 @@ def cooperation(
 ) -> None:
     """Teach a flag's country and a fact of that country by one edit each, and ask for the fact by the flag."""
     with replying(as_json) as reply:
-        from vlmend.cli.measuring import identity, run_settings
+        from vlmend.cli.measuring import run_settings
+        from vlmend.data.identity import identity
         from vlmend.evaluation.cooperation import cooperate, summed
         from vlmend.evaluation.protocols import DEFAULT
         from vlmend.runs import Run

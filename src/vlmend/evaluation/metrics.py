@@ -6,13 +6,11 @@ out by the caller. (With Hugging Face's labels: ``logits[:-1]`` against ``labels
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 __all__ = [
     "exact_match",
-    "kl_divergence",
     "negative_log_likelihood",
     "ranked_agreement",
     "set_agreement",
@@ -51,10 +49,3 @@ def set_agreement(before_NV: Tensor, after_NV: Tensor, k: int = 10) -> float:
     length = min(len(before_NV), len(after_NV))
     before, after = (logits[len(logits) - length :].topk(k, dim=-1).indices for logits in (before_NV, after_NV))
     return float((before[:, :, None] == after[:, None, :]).any(-1).float().mean())
-
-
-def kl_divergence(before_NV: Tensor, after_NV: Tensor) -> float:
-    """Mean over positions of KL(before || after), in nats; takes logits or log-probabilities."""
-    before, after = (torch.log_softmax(logits.float(), -1) for logits in (before_NV, after_NV))
-    terms = before.exp() * (before - after)
-    return float(terms.masked_fill(before == -torch.inf, 0.0).sum(-1).mean().clamp(min=0.0))

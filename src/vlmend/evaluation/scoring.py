@@ -7,11 +7,11 @@ from pathlib import Path
 
 from vlmend.data.records import EditCase, Probe
 from vlmend.evaluation.kinds import kind_of
-from vlmend.evaluation.metrics import kl_divergence
 from vlmend.evaluation.observing import Observed
 from vlmend.evaluation.record import ProbeRecord
 from vlmend.evaluation.text import matches
 from vlmend.evaluation.vqa import vqa_matches
+from vlmend.models.outputs import kl_divergence
 
 __all__ = ["record_of"]
 

@@ -143,7 +143,7 @@ def _object_halbench(given: Given) -> Suite:
 
     def score(answers: Sequence[Answer]) -> Result:
         about = [(one, questions[int(one.id)]) for one in answers]
-        named = [replace(one, id=asked.image_id, question=asked.question) for one, asked in about]
+        named = [replace(one, id=of.image_id, question=of.question) for one, of in about]
         if given.judge is None:
             return counted(named, objects, listed_words(words), synonyms=words, protocol=way)
         return judged_object_halbench(named, objects, given.judge, synonyms=words, protocol=way)
@@ -170,8 +170,14 @@ def _judged(given: Given, benchmark: Benchmark, read: Callable[[Given], Sequence
     )
 
 
-def _llava(given: Given, contexts: str, references: str) -> Sequence[OpenQuestion]:
-    return llava_bench.read(given.file, given.other("context", contexts), given.other("reference", references))
+def _llava_suite(name: str, questions: str, contexts: str, references: str) -> PublishedSuite:
+    """One of LLaVA-Bench's, by the usual names of its files."""
+
+    def read(given: Given) -> Sequence[OpenQuestion]:
+        return llava_bench.read(given.file, given.other("context", contexts), given.other("reference", references))
+
+    beside = {"context": contexts, "reference": references}
+    return PublishedSuite(questions, partial(_judged, benchmark=BENCHMARKS[name], read=read), beside, judged=True)
 
 
 def _objects(path: Path, given: Given, words: str, protocol: str) -> dict[Key, frozenset[str]]:
@@ -231,25 +237,9 @@ SUITES: Mapping[str, PublishedSuite] = {
         {},
         judged=True,
     ),
-    "llava-bench": PublishedSuite(
-        "questions.jsonl",
-        partial(
-            _judged,
-            benchmark=BENCHMARKS["llava-bench"],
-            read=partial(_llava, contexts="context.jsonl", references="answers_gpt4.jsonl"),
-        ),
-        {"context": "context.jsonl", "reference": "answers_gpt4.jsonl"},
-        judged=True,
-    ),
-    "llava-bench-coco": PublishedSuite(
-        "qa90_questions.jsonl",
-        partial(
-            _judged,
-            benchmark=BENCHMARKS["llava-bench-coco"],
-            read=partial(_llava, contexts="caps_boxes_coco2014_val_80.jsonl", references="qa90_gpt4_answer.jsonl"),
-        ),
-        {"context": "caps_boxes_coco2014_val_80.jsonl", "reference": "qa90_gpt4_answer.jsonl"},
-        judged=True,
+    "llava-bench": _llava_suite("llava-bench", "questions.jsonl", "context.jsonl", "answers_gpt4.jsonl"),
+    "llava-bench-coco": _llava_suite(
+        "llava-bench-coco", "qa90_questions.jsonl", "caps_boxes_coco2014_val_80.jsonl", "qa90_gpt4_answer.jsonl"
     ),
     "mmhal": PublishedSuite(
         "response_template.json",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from vlmend.models.pictures import Pictures
 from vlmend.models.prepared import Row
 
-__all__ = ["Question", "Reply", "RowOutput", "RunOutput", "row_output"]
+__all__ = ["Question", "Reply", "RowOutput", "RunOutput", "kl_divergence", "row_output"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,3 +63,10 @@ class Question:
 def row_output(row: Row, logits_NV: Tensor) -> RowOutput:
     """A row's output with the logits where its target is predicted."""
     return RowOutput(logits_NV.float(), row.target_N.to(logits_NV.device), row.answer_length)
+
+
+def kl_divergence(before_NV: Tensor, after_NV: Tensor) -> float:
+    """Mean over positions of KL(before || after), in nats; takes logits or log-probabilities."""
+    before, after = (torch.log_softmax(logits.float(), -1) for logits in (before_NV, after_NV))
+    terms = before.exp() * (before - after)
+    return float(terms.masked_fill(before == -torch.inf, 0.0).sum(-1).mean().clamp(min=0.0))

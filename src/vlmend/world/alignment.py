@@ -16,7 +16,7 @@ from typing import Any
 
 from vlmend.alignment.recipes import objective
 from vlmend.alignment.train import Alignment, align
-from vlmend.data.questions import YES_NO, Answer, YesNoQuestion
+from vlmend.data.questions import Answer, YesNoQuestion
 from vlmend.data.records import Example, PreferencePair
 from vlmend.errors import VlmendError
 from vlmend.evaluation.hallucination.pope import pope
@@ -26,11 +26,11 @@ from vlmend.models.vlm import VLM
 from vlmend.runs import Log
 from vlmend.world.captions import mentions
 from vlmend.world.catalog import catalog
-from vlmend.world.exam.asking import picture, stream
+from vlmend.world.exam.asking import picture
 from vlmend.world.exam.describing import draw_described
-from vlmend.world.exam.scenes import SCENE_KINDS
-from vlmend.world.questions import Question, absent_kinds, ask
+from vlmend.world.exam.scenes import SCENE_KINDS, ask_scenes
 from vlmend.world.scene import Scene
+from vlmend.world.suites import exist_questions
 
 __all__ = ["ARMS", "Arm", "Asked", "Findings", "answers_of", "arm_of", "found", "study"]
 
@@ -48,6 +48,10 @@ class Arm:
 
     objective: str = ""
     origin: str = ""
+
+    def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
+        """Those that make a difference."""
+        return seeds if self.objective else seeds[:1]
 
 
 ARMS: Mapping[str, Arm] = {
@@ -88,54 +92,22 @@ class Asked:
 
     @classmethod
     def drawn(cls, n: int, seed: int = SEED) -> Asked:
-        """``n`` scenes against the prior, as many natural ones, as many pairs of POPE's questions, and ``n // 2``
-        questions of every kind."""
+        """``n`` scenes against the prior and as many natural ones, POPE's questions on those of them in which a
+        companion is expected and absent, and ``n // 2`` questions of every kind."""
         rng = random.Random(f"{seed}/alignment")
         prompt = catalog().cores["short_caption"]["trained"][0][0]
         scenes = {mode: draw_described(mode, n, rng) for mode in ("counter", "natural")}
-        examples = {mode: [Example(prompt, picture(scene, rng)) for scene in drawn] for mode, drawn in scenes.items()}
-        exist, examples["pope"] = _pope(n, rng)
-        for kind in SCENE_KINDS:
-            examples[kind] = _questions(kind, n // 2, rng)
+        drawn = {mode: [(scene, picture(scene, rng)) for scene in some] for mode, some in scenes.items()}
+        examples = {mode: [Example(prompt, shown) for _, shown in some] for mode, some in drawn.items()}
+        exist, examples["pope"] = exist_questions([*drawn["counter"], *drawn["natural"]], rng, ("adversarial",))
+        examples |= {kind: ask_scenes(kind, n // 2, rng) for kind in SCENE_KINDS}
         return cls(scenes, examples, exist)
-
-
-def _pope(n: int, rng: random.Random) -> tuple[list[YesNoQuestion], list[Example]]:
-    wording = catalog().cores["exist"]["trained"][0][0]
-    questions: list[YesNoQuestion] = []
-    examples: list[Example] = []
-    for scene in stream(rng, ("natural", "counter")):
-        if len(questions) >= 2 * n:
-            return questions, examples
-        if not scene.things or not scene.expected:
-            continue
-        shown = picture(scene, rng)
-        for kind, answer in (
-            (rng.choice(list(scene.counts)), "yes"),
-            (rng.choice(absent_kinds(scene)["adversarial"]), "no"),
-        ):
-            words = Question("exist", answer, {"x": kind}).words(wording)
-            questions.append(YesNoQuestion(len(questions), f"scene {len(questions) // 2}", words, YES_NO[answer]))
-            examples.append(Example(words, shown, answer))
-    raise AssertionError("the stream of scenes has no end")
-
-
-def _questions(kind: str, n: int, rng: random.Random) -> list[Example]:
-    examples: list[Example] = []
-    for scene in stream(rng, ("natural", "uniform")):
-        if len(examples) == n:
-            break
-        asked = ask(scene, kind, rng)
-        if asked is not None:
-            examples.append(Example(asked.put(rng), picture(scene, rng), asked.answer))
-    return examples
 
 
 def answers_of(vlm: VLM, asked: Asked) -> dict[str, list[str]]:
     """What the model says now, greedily, by section."""
-    with_captions = {name: 60 if name in asked.scenes else 16 for name in asked.examples}
     return {
-        name: vlm.generate(vlm.prepare(examples), max_new_tokens=with_captions[name])
+        name: vlm.generate(vlm.prepare(examples), max_new_tokens=60 if name in asked.scenes else 16)
         for name, examples in asked.examples.items()
     }
 
@@ -236,7 +208,7 @@ def study(
     log: Log,
     method: Alignment | None = None,
     *,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Findings]:
     """Train every arm with every seed, ask, and score; those that the log has are not trained again.
 
@@ -249,7 +221,7 @@ def study(
         folder: where each training has its own.
         log: gets a record of every training's answers.
         method: how, but for objective and seed.
-        progress: called with the name of each arm and seed before it is trained.
+        progress: called after each arm and seed.
 
     Raises:
         VlmendError: an arm has no pairs.
@@ -261,10 +233,9 @@ def study(
         mine = [pair for pair in pairs if not arm.origin or arm.origin == pair.origin]
         if arm.objective and not mine:
             raise VlmendError(f"arm '{name}' is trained on pairs of origin '{arm.origin}', and there are none")
-        for seed in seeds if arm.objective else seeds[:1]:
+        for seed in arm.seeds(seeds):
             if (name, seed) in said:
                 continue
-            progress(f"{name}, seed {seed}")
             edit = None
             if arm.objective:
                 adapter: Any = replace(method.adapter, seed=seed)  # type: ignore[type-var]
@@ -273,6 +244,7 @@ def study(
             with vlm.using(edit):
                 said[name, seed] = answers_of(vlm, asked)
             log.append({"arm": name, "seed": seed, "answers": said[name, seed]})
+            progress()
     return {
         name: found(asked, [answers for (arm, seed), answers in said.items() if arm == name and seed in seeds])
         for name in arms

@@ -8,7 +8,7 @@ that is common in such a place, and, where there is one, the absent companion of
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from PIL import Image
 
@@ -26,20 +26,30 @@ from vlmend.world.exam.asking import picture, stream
 from vlmend.world.questions import Question, absent_kinds
 from vlmend.world.scene import Scene
 
-__all__ = ["SUITES", "chair_suite", "pope_suite"]
+__all__ = ["SUITES", "chair_suite", "exist_questions", "pope_suite"]
 
 SEED = 7_000_001  # of no training and no examination
 
 
 def pope_suite(scenes: int, seed: int = SEED, *, protocol: str | None = None) -> Suite:
     """Four or six yes/no questions on each of so many scenes, half of them to be answered by yes."""
-    rng = random.Random(f"{seed}/pope")
+    questions, examples = exist_questions(_drawn(scenes, seed), random.Random(f"{seed}/pope"))
+    asked = [(question.id, example) for question, example in zip(questions, examples, strict=True)]
+    way = pope_protocol(protocol or POPE).name
+    return Suite("pope", asked, lambda answers: pope(questions, answers, protocol=way))
+
+
+def exist_questions(
+    drawn: Sequence[tuple[Scene, Image.Image]], rng: random.Random, settings: Collection[str] | None = None
+) -> tuple[list[YesNoQuestion], list[Example]]:
+    """Of scenes and their pictures, in each of some settings (all by default), whether something is there that is, and
+    something that is not; the adversarial setting only where a companion is expected and absent."""
     wording = catalog().cores["exist"]["trained"][0][0]
     questions: list[YesNoQuestion] = []
-    asked: list[tuple[Key, Example]] = []
-    for number, (scene, shown) in enumerate(_drawn(scenes, seed)):
+    examples: list[Example] = []
+    for number, (scene, shown) in enumerate(drawn):
         for setting, absent in absent_kinds(scene).items():
-            if setting == "adversarial" and not scene.expected:
+            if (settings is not None and setting not in settings) or (setting == "adversarial" and not scene.expected):
                 continue
             there = Question("exist", "yes", {"x": rng.choice(list(scene.counts))})
             missing = Question("exist", "no", {"x": rng.choice(absent)})
@@ -47,9 +57,8 @@ def pope_suite(scenes: int, seed: int = SEED, *, protocol: str | None = None) ->
                 words = question.words(wording)
                 answer = "yes" if question is there else "no"
                 questions.append(YesNoQuestion(len(questions), f"scene {number}", words, answer, (setting,)))
-                asked.append((questions[-1].id, Example(words, shown, answer)))
-    way = pope_protocol(protocol or POPE).name
-    return Suite("pope", asked, lambda answers: pope(questions, answers, protocol=way))
+                examples.append(Example(words, shown, answer))
+    return questions, examples
 
 
 def chair_suite(scenes: int, seed: int = SEED, *, protocol: str | None = None) -> Suite:

@@ -7,32 +7,15 @@ from pathlib import Path
 from typing import Protocol
 
 from vlmend.data.formats import conversations, mmedit, plain, vlkeb
-from vlmend.data.formats.files import Record, read_records
+from vlmend.data.formats.files import read_records
+from vlmend.data.formats.reading import Reader, matching
 from vlmend.data.records import EditCase
-from vlmend.errors import DataError
 
 __all__ = ["Format", "conversations", "mmedit", "plain", "read", "recognise", "vlkeb"]
 
 
-class Format(Protocol):
-    """What each format's module has."""
-
-    NAME: str
-
-    def matches(self, records: Sequence[Record]) -> bool:
-        """Whether a file with these records (at least one) is of this format."""
-        ...
-
-    def read(
-        self,
-        path: Path | str,
-        images: Path | str | None = None,
-        *,
-        skip_missing: bool = False,
-        check_images: bool = True,
-    ) -> list[EditCase]:
-        """The cases in a file."""
-        ...
+class Format(Reader[list[EditCase]], Protocol):
+    """A format of cases: it reads them, and writes them so that ``read`` gives them back."""
 
     def write(self, cases: Sequence[EditCase], path: Path | str) -> None:
         """Write cases so that ``read`` gives them back."""
@@ -49,14 +32,7 @@ def recognise(path: Path | str) -> Format:
         DataError: the file cannot be read, has no record, or its fields are of no known format.
     """
     path = Path(path)
-    records = read_records(path)
-    if not records:
-        raise DataError("a list of at least one record was expected", path=path)
-    for form in _FORMATS:
-        if form.matches(records):
-            return form
-    fields = ", ".join(map(str, records[0].fields))
-    raise DataError(f"its fields ({fields}) are of no known format", path=path, record=0)
+    return matching(_FORMATS, read_records(path), path, "of no known format")
 
 
 def read(

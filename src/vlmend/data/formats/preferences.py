@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from vlmend.data.formats import bpo, mdpo, trl
 from vlmend.data.formats.columns import is_columns
-from vlmend.data.formats.files import Record
 from vlmend.data.formats.pairing import Preferences, records_of
+from vlmend.data.formats.reading import Reader, matching
 from vlmend.data.records import PreferencePair
 from vlmend.errors import DataError
 
@@ -29,26 +28,8 @@ SHARDS = "pairs-*"
 """The files of a folder of pairs; of those that are written as text and as columns, the text is read."""
 
 
-class PairFormat(Protocol):
-    """What each format's module has."""
-
-    NAME: str
-
-    def matches(self, records: Sequence[Record]) -> bool:
-        """Whether a file with these records (at least one) is of this format."""
-        ...
-
-    def read(
-        self,
-        path: Path | str,
-        images: Path | str | None = None,
-        *,
-        skip_missing: bool = False,
-        check_images: bool = True,
-    ) -> Preferences:
-        """The pairs in a file."""
-        ...
-
+PairFormat = Reader[Preferences]
+"""A format of preferences."""
 
 _FORMATS: tuple[PairFormat, ...] = (bpo, mdpo, trl)
 
@@ -60,14 +41,7 @@ def recognise(path: Path | str) -> PairFormat:
         DataError: the file cannot be read, has no record, or its fields are of no known format.
     """
     path = Path(path)
-    records = records_of(path)
-    if not records:
-        raise DataError("a list of at least one record was expected", path=path)
-    form = _form(records)
-    if form is None:
-        fields = ", ".join(map(str, records[0].fields))
-        raise DataError(f"its fields ({fields}) are those of no file of preferences", path=path, record=0)
-    return form
+    return matching(_FORMATS, records_of(path), path, "those of no file of preferences")
 
 
 def format_of(path: Path | str) -> str:
@@ -90,7 +64,7 @@ def holds_pairs(path: Path | str) -> bool:
     if path.is_dir():
         return is_columns(path) or bool(_shards(path))
     records = records_of(path)
-    return bool(records) and _form(records) is not None
+    return bool(records) and any(form.matches(records) for form in _FORMATS)
 
 
 def read_pairs(path: Path | str, images: Path | str | None = None) -> list[PreferencePair]:
@@ -123,10 +97,6 @@ def read_preferences(
         raise DataError(f"the folder has no file {SHARDS}.jsonl, .json, .parquet or .arrow", path=path)
     found = [recognise(file).read(file, images, skip_missing=skip_missing, check_images=check_images) for file in files]
     return found[0] if len(found) == 1 else _joined(found)
-
-
-def _form(records: Sequence[Record]) -> PairFormat | None:
-    return next((form for form in _FORMATS if form.matches(records)), None)
 
 
 def _shards(folder: Path) -> list[Path]:

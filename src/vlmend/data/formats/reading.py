@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from vlmend.data.formats.files import Record, only_once, read_records
 from vlmend.data.pictures import case_files, picture_count, picture_files
 from vlmend.data.records import EditCase, Example
 from vlmend.errors import DataError, MissingImageError
 
-__all__ = ["Refuse", "picture_name", "picture_names", "read_cases", "refusal"]
+__all__ = ["Reader", "Refuse", "matching", "picture_name", "picture_names", "read_cases", "refusal"]
 
 Refuse = Callable[[str], DataError]
 """Makes the error that says why a case cannot be written."""
+
+Read = TypeVar("Read", covariant=True)
+Form = TypeVar("Form", bound="Reader[Any]")
+
+
+class Reader(Protocol[Read]):
+    """What each format's module has."""
+
+    NAME: str
+
+    def matches(self, records: Sequence[Record]) -> bool:
+        """Whether a file with these records (at least one) is of this format."""
+        ...
+
+    def read(
+        self,
+        path: Path | str,
+        images: Path | str | None = None,
+        *,
+        skip_missing: bool = False,
+        check_images: bool = True,
+    ) -> Read:
+        """What is in a file."""
+        ...
+
+
+def matching(forms: Sequence[Form], records: Sequence[Record], path: Path, unknown: str) -> Form:
+    """The first format that a file's records are of.
+
+    Raises:
+        DataError: there is no record, or its fields are of none: ``unknown`` ends the sentence that says so.
+    """
+    if not records:
+        raise DataError("a list of at least one record was expected", path=path)
+    for form in forms:
+        if form.matches(records):
+            return form
+    fields = ", ".join(map(str, records[0].fields))
+    raise DataError(f"its fields ({fields}) are {unknown}", path=path, record=0)
 
 
 def read_cases(

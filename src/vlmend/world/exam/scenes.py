@@ -27,7 +27,7 @@ def _drawn(kind: str, n: int, rng: random.Random) -> Iterator[tuple[Scene, Quest
     return itertools.islice(((scene, q) for scene, q in found if q), n)
 
 
-def _ask_scenes(kind: str, n: int, rng: random.Random, look: Look = "a") -> list[Example]:
+def ask_scenes(kind: str, n: int, rng: random.Random, look: Look = "a") -> list[Example]:
     """The same as examples in trained phrasings, each with a picture of its own."""
     return [Example(q.put(rng), picture(scene, rng, look), q.answer) for scene, q in _drawn(kind, n, rng)]
 
@@ -35,9 +35,9 @@ def _ask_scenes(kind: str, n: int, rng: random.Random, look: Look = "a") -> list
 def scenes(vlm: VLM, settings: Settings) -> dict[str, Estimate]:
     """Questions about objects, in trained phrasings; some of them in look b."""
     rng = random.Random(f"{settings.seed}/scenes")
-    out = {kind: share(vlm, _ask_scenes(kind, settings.n, rng)) for kind in SCENE_KINDS}
+    out = {kind: share(vlm, ask_scenes(kind, settings.n, rng)) for kind in SCENE_KINDS}
     return out | {
-        f"{kind}, look b": share(vlm, _ask_scenes(kind, settings.n // 2, rng, "b"))
+        f"{kind}, look b": share(vlm, ask_scenes(kind, settings.n // 2, rng, "b"))
         for kind in ("colour", "pattern", "which")
     }
 
