@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,10 +108,16 @@ def llava(tiny: Callable[..., VLM]) -> Iterator[VLM]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
-    """`serve(answer)`: the URL of a stand-in for an OpenAI-compatible endpoint; see `endpoints.py`."""
-    from endpoints import serving
+    """`serve(answer)`: the URL of a language model on loopback; ``answer``: body of a request -> status and bytes."""
+    from loopback import serving
 
-    with serving() as start:
+    with ExitStack() as stack:
+
+        def start(answer: Callable[[dict[str, Any]], tuple[int, Any]]) -> str:
+            found = stack.enter_context(serving())
+            found.say = answer
+            return found.url
+
         yield start
 
 

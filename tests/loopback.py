@@ -12,12 +12,17 @@ from typing import Any
 from vlmend.endpoints import Endpoint
 
 
+def completion(text: object) -> bytes:
+    """A chat completion with this text."""
+    return json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+
+
 class Served:
     """What a server does.
 
     Attributes:
         url: its address.
-        say: the request's body -> status and text of the reply, or a whole body as a mapping.
+        say: the request's body -> status and text of the reply, or a whole body as a mapping or as bytes.
         asked: (path, headers, body) of all requests.
         headers: sent along with every reply.
     """
@@ -40,6 +45,12 @@ def serving() -> Iterator[Served]:
     found = Served()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # nobody asks so but who follows a redirect
+            with found.lock:
+                found.asked.append((self.path, dict(self.headers), {}))
+            self.send_response(200)
+            self.end_headers()
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with found.lock:

@@ -10,11 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vlmend.alignment.train import Alignment, align
     from vlmend.attribution.base import attribute
     from vlmend.attribution.result import Attribution
     from vlmend.attribution.target import Target
     from vlmend.data.formats import read
-    from vlmend.data.records import EditCase, Example, Probe
+    from vlmend.data.formats.preferences import read_pairs
+    from vlmend.data.records import EditCase, Example, PreferencePair, Probe
     from vlmend.editors.base import Editor, editor
     from vlmend.editors.ft import FT
     from vlmend.editors.lora import LoRA
@@ -36,12 +38,14 @@ __all__ = [
     "FT",
     "VEAD",
     "VLM",
+    "Alignment",
     "Attribution",
     "Edit",
     "EditCase",
     "Editor",
     "Example",
     "LoRA",
+    "PreferencePair",
     "Probe",
     "Proof",
     "TPatcher",
@@ -52,15 +56,18 @@ __all__ = [
     "VlmendError",
     "WeightOp",
     "__version__",
+    "align",
     "attribute",
     "compare",
     "editor",
     "evaluate",
     "load",
     "read",
+    "read_pairs",
 ]
 
 _HOME = {
+    "Alignment": "vlmend.alignment.train",
     "Attribution": "vlmend.attribution.result",
     "FT": "vlmend.editors.ft",
     "TPatcher": "vlmend.editors.t_patcher",
@@ -73,18 +80,21 @@ _HOME = {
     "Editor": "vlmend.editors.base",
     "Example": "vlmend.data.records",
     "LoRA": "vlmend.editors.lora",
+    "PreferencePair": "vlmend.data.records",
     "Probe": "vlmend.data.records",
     "Proof": "vlmend.evaluation.editing",
     "VisualDelta": "vlmend.editors.visual_delta",
     "VisualExemplar": "vlmend.editors.visual_exemplar",
     "VlmendError": "vlmend.errors",
     "WeightOp": "vlmend.edits.ops",
+    "align": "vlmend.alignment.train",
     "compare": "vlmend.evaluation.editing",
     "attribute": "vlmend.attribution.base",
     "editor": "vlmend.editors.base",
     "evaluate": "vlmend.evaluation.editing",
     "load": "vlmend.models.loading",
     "read": "vlmend.data.formats",
+    "read_pairs": "vlmend.data.formats.preferences",
 }
 
 

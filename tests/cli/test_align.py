@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 
+from launching import both_by_torchrun
 from vlmend import Edit
 
 QUICK = ("rank=2", "dropout=0", "lr=5e-3", "steps=3", "warmup=0", "schedule=constant", "log_every=1", "save_every=2")
@@ -96,12 +96,8 @@ def test_two_processes_train_as_one_does(tiny_folder, pairs_file, tmp_path) -> N
         assert done.returncode == 0, done.stderr
         return json.loads((out / "run.json").read_text())
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    two = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port))
     assert run(tmp_path / "one", (), 4)["processes"] == 1
-    assert run(tmp_path / "two", two, 2)["processes"] == 2
+    assert run(tmp_path / "two", both_by_torchrun(), 2)["processes"] == 2
     one, other = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert one.keys() == other.keys() == {1, 2, 3}
     assert all(one[step] == pytest.approx(other[step], abs=1e-3) for step in one)

@@ -12,20 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from launching import ACCELERATE
+from launching import both as both_processes
 from vlmend.errors import LaunchError
 from vlmend.ranks import Ranks
 
 WAIT = 300.0
-LAUNCH = (
-    "-m",
-    "accelerate.commands.launch",
-    "--num_machines",
-    "1",
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
-)
 
 
 def bench(launch, model, cases, out, **kept):
@@ -45,10 +37,6 @@ def bench(launch, model, cases, out, **kept):
     command = [sys.executable, *launch, "-m", "vlmend", *map(str, given)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **kept)
-
-
-def several(port: int) -> tuple[str, ...]:
-    return (*LAUNCH, "--multi_gpu", "--num_processes", "2", "--main_process_port", str(port))
 
 
 def records(out: Path) -> list[dict]:
@@ -89,7 +77,7 @@ def test_a_launch_that_starts_one_process_is_a_mistake(monkeypatch):
 def test_two_processes_give_the_records_of_one(tiny_folder, cases_file, tmp_path):
     alone = bench((), tiny_folder(), cases_file, tmp_path / "alone")
     assert alone.communicate(timeout=WAIT) and alone.returncode == 0
-    both = bench(several(29617), tiny_folder(), cases_file, tmp_path / "both")
+    both = bench(both_processes(), tiny_folder(), cases_file, tmp_path / "both")
     _, errors = both.communicate(timeout=WAIT)
     assert both.returncode == 0, errors.decode()
     found = records(tmp_path / "both")
@@ -102,7 +90,7 @@ def test_two_processes_give_the_records_of_one(tiny_folder, cases_file, tmp_path
 
 @pytest.mark.slow
 def test_a_launch_that_starts_one_process_says_so(tiny_folder, cases_file, tmp_path):
-    given = (*LAUNCH, "--cpu", "--num_processes", "2")
+    given = (*ACCELERATE, "--cpu", "--num_processes", "2")
     process = bench(given, tiny_folder(), cases_file, tmp_path / "run")
     _, errors = process.communicate(timeout=WAIT)
     assert process.returncode != 0
@@ -115,7 +103,7 @@ def test_a_killed_process_leaves_a_run_that_goes_on(tiny_folder, cases_file, tmp
     alone = bench((), tiny_folder(), cases_file, tmp_path / "alone")
     assert alone.communicate(timeout=WAIT) and alone.returncode == 0
     out = tmp_path / "both"
-    both = bench(several(29618), tiny_folder(), cases_file, out, start_new_session=True)
+    both = bench(both_processes(), tiny_folder(), cases_file, out, start_new_session=True)
     start = time.monotonic()
     while not any(path.stat().st_size for path in out.glob("records*.jsonl")):
         assert both.poll() is None, both.stderr.read().decode()
@@ -130,7 +118,7 @@ def test_a_killed_process_leaves_a_run_that_goes_on(tiny_folder, cases_file, tmp
             os.kill(int(process.name), signal.SIGKILL)
     both.communicate(timeout=WAIT)
     assert both.returncode != 0
-    again = bench(several(29619), tiny_folder(), cases_file, out)
+    again = bench(both_processes(), tiny_folder(), cases_file, out)
     _, errors = again.communicate(timeout=WAIT)
     assert again.returncode == 0, errors.decode()
     assert untimed(records(out)) == untimed(records(tmp_path / "alone"))

@@ -12,22 +12,13 @@ from typing import Any
 
 import pytest
 
-from endpoints import completion
+from launching import both as both_processes
+from loopback import completion
 from vlmend.data.formats import trl
 from vlmend.data.formats.preferences import read_pairs
 from vlmend.world.positives import write
 
 FILES = ("pairs-00000.jsonl", "pairs-00001.jsonl", "dropped.jsonl", "manifest.json", "metrics.json")
-LAUNCH = [
-    "-m",
-    "accelerate.commands.launch",
-    "--num_machines",
-    "1",
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
-]
 WAIT = 300.0
 
 
@@ -94,8 +85,7 @@ def lines(out: Path) -> list[bytes]:
 
 def test_two_processes_make_what_one_makes(whole: Path, data: Path) -> None:
     out = data.parent / "both"
-    launch = [*LAUNCH, "--multi_gpu", "--num_processes", "2", "--main_process_port", "29637"]
-    process = run(data, out, launch=launch)
+    process = run(data, out, launch=both_processes())
     _, errors = process.communicate(timeout=WAIT)
     assert process.returncode == 0, errors.decode()
     assert {json.loads(line)["rank"] for line in lines(out)} == {0, 1}

@@ -17,7 +17,7 @@ from vlmend import VLM, Edit, Example, WeightOp
 from vlmend.edits.routes import AnswerOp, Key, RouteOp
 from vlmend.edits.states import StateOp
 from vlmend.errors import EditError, FingerprintError
-from vlmend.models.vlm import Active
+from vlmend.models.active import Active
 
 OPERATIONS = 70  # on each family: more than a thousand in all
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from endpoints import completion
+from loopback import completion
 from vlmend import VLM
 from vlmend.errors import VlmendError
 from vlmend.models.chat import EndpointChat, FolderChat, OwnChat, Said

@@ -252,6 +252,20 @@ class Preparer:
         """The target of the same prompt with another answer."""
         return self._target(row.prompt, row.question, len(row.pictures), answer)[0]
 
+    def begun(self, row: Row, tokens: Sequence[int]) -> Row:
+        """The row with an answer begun, as a longer prompt."""
+        said_N = row.ids_T.new_tensor(list(tokens))
+        ids_T = torch.cat([row.ids_T, said_N])
+        return replace(
+            row,
+            prompt=row.prompt + self._tokenizer.decode(tokens),
+            ids_T=ids_T,
+            visual_T=torch.cat([row.visual_T, row.visual_T.new_zeros(len(said_N))]),
+            target_N=row.target_N[:0],
+            answer_length=0,
+            extras={name: self._along(row, name, len(ids_T)) for name in row.extras},
+        )
+
     def _target(self, prompt: str, question: str, pictures: int, text: str | None) -> tuple[Tensor, int]:
         """The tokens that follow the prompt, up to the first that ends the turn, and how many are the answer's."""
         text = (text or "").strip()

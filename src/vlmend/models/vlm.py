@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from vlmend.errors import EditError, FingerprintError, VlmendError
+from vlmend.models.active import Active, Applicable, Edits
 from vlmend.models.batching import by_opening, of_like_length
 from vlmend.models.begun import Begun
 from vlmend.models.contrast import Contrast
@@ -35,41 +36,11 @@ from vlmend.models.resume import Below, record
 from vlmend.models.sampling import Draws, Sampling
 from vlmend.models.telling import Teller
 from vlmend.models.tensors import fingerprint
-from vlmend.models.weights import Folded, Weights, WeightsOperation, shared_change
+from vlmend.models.weights import Weights, WeightsOperation, shared_change
 
-__all__ = ["VLM", "Active", "Applicable", "Edits"]
+__all__ = ["VLM"]
 
 _NEVER = -100.0  # log probability of what a given answer does not say; finite, so that divergences are
-
-
-class Applicable(Protocol):
-    """A correction: its id, the fingerprint of the model it is for, and its operations."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def base(self) -> str: ...
-    @property
-    def ops(self) -> Sequence[Any]: ...
-
-
-Edits = Applicable | Sequence[Applicable | None] | None
-"""No edit, one for all rows, or one (or none) for each row."""
-
-
-class Active:
-    """A handle on an edit in force; ``undo`` takes it back, in any order with others, once."""
-
-    def __init__(self, among: list[Active], edit: Applicable, folded: Folded) -> None:
-        self._among = among
-        self._folded = folded
-        self.edit = edit
-
-    def undo(self) -> None:
-        """Take the edit back; a second call does nothing."""
-        if self in self._among:
-            self._among.remove(self)
-            self._folded.undo()
 
 
 class VLM:
@@ -352,20 +323,7 @@ class VLM:
 
     def going_on(self, row: Row, tokens: Sequence[int]) -> Row:
         """The row with an answer begun: what it generates goes on behind these tokens. They are no part of that."""
-        said_N, traits = row.ids_T.new_tensor(list(tokens)), self._preparer.traits
-        extras = {
-            name: torch.cat([values, values.new_full((len(said_N),), traits.along.get(name, 0))])
-            for name, values in row.extras.items()
-        }
-        return replace(
-            row,
-            prompt=row.prompt + self.tokenizer.decode(tokens),
-            ids_T=torch.cat([row.ids_T, said_N]),
-            visual_T=torch.cat([row.visual_T, row.visual_T.new_zeros(len(said_N))]),
-            target_N=row.target_N[:0],
-            answer_length=0,
-            extras=extras,
-        )
+        return self._preparer.begun(row, tokens)
 
     def followed(self, outputs: Sequence[RowOutput], *, max_new_tokens: int) -> list[Reply | None]:
         """What greedy decoding says to rows, as far as their teacher-forced outputs tell; see `greedy.follow`.

@@ -1,0 +1,33 @@
+"""How several processes of the command line are started, with what runs them: accelerate, or torch."""
+
+from __future__ import annotations
+
+import socket
+
+ACCELERATE = (
+    "-m",
+    "accelerate.commands.launch",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+)
+
+
+def both() -> tuple[str, ...]:
+    """Two processes by accelerate."""
+    return (*ACCELERATE, "--multi_gpu", "--num_processes", "2", "--main_process_port", free_port())
+
+
+def both_by_torchrun() -> tuple[str, ...]:
+    """Two processes by torchrun."""
+    return ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port())
+
+
+def free_port() -> str:
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
