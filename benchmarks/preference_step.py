@@ -11,6 +11,8 @@ step where there is next to no gradient.) Each side runs in a process of its own
 
 from __future__ import annotations
 
+import json
+import resource
 import sys
 import tempfile
 import time
@@ -21,11 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from meter import matmul_limit, report, timed
+from meter import matmul_limit, report
 from mid import mid
 from PIL import Image
 
 import vlmend
+from vlmend.alignment import train
 from vlmend.alignment.adapters import LoRAAdapter
 from vlmend.alignment.train import Alignment, align
 from vlmend.data.records import PreferencePair
@@ -47,7 +50,7 @@ def pairs(folder: Path, words: int = 20) -> list[PreferencePair]:
     return found
 
 
-def ours(model: Path, folder: Path, recompute: bool, cached: bool, results: Any) -> None:
+def ours(model: Path, folder: Path, recompute: bool, cached: bool, results: str) -> None:
     """Five steps of ours."""
     vlm = vlmend.load(str(model))
     method = Alignment(
@@ -64,8 +67,6 @@ def ours(model: Path, folder: Path, recompute: bool, cached: bool, results: Any)
         clip=1e9,
     )
     made: dict[str, Any] = {"seconds": [], "gradients": {}, "order": []}
-    from vlmend.alignment import train
-    from vlmend.alignment.collate import Collator
 
     class Watched(train._Trainer):
         def training_step(self, model: Any, inputs: Any, num: Any = None) -> Any:
@@ -82,20 +83,15 @@ def ours(model: Path, folder: Path, recompute: bool, cached: bool, results: Any)
     train._Trainer = Watched
     arguments = train._arguments
     train._arguments = lambda *given: replace(arguments(*given), adam_epsilon=EPSILON)
-    edit = align(vlm, pairs(folder), folder / f"run-{recompute}-{cached}", method)
-    made["records"] = [
-        __import__("json").loads(line)
-        for line in (folder / f"run-{recompute}-{cached}" / "records.jsonl").read_text().splitlines()
-    ]
-    made["factors"] = {name: [t.clone() for t in change.tensors] for name, change in edit.ops[0].changes.items()}
-    made["peak"] = timed(lambda: None)[1].peak_mb
-    assert Collator is not None
-    torch.save(made, results)
+    run = folder / f"run-{recompute}-{cached}"
+    align(vlm, pairs(folder), run, method)
+    made["records"] = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    keep(made, results)
 
 
-def theirs(model: Path, folder: Path, recompute: bool, order: list[list[str]], results: Any) -> None:
+def theirs(model: Path, folder: Path, recompute: bool, order: list[list[str]], results: str) -> None:
     """Five steps of TRL's, of the same batches from the same factors."""
-    from datasets import Dataset, Features, List, Value
+    from datasets import Dataset, List
     from datasets import Image as ImageFeature
     from peft import LoraConfig, get_peft_model
     from trl import DPOConfig, DPOTrainer
@@ -127,7 +123,6 @@ def theirs(model: Path, folder: Path, recompute: bool, order: list[list[str]], r
             for pair in rows
         ]
     ).cast_column("images", List(ImageFeature()))
-    del Features, Value
     made: dict[str, Any] = {"seconds": [], "gradients": {}}
 
     class Watched(DPOTrainer):
@@ -164,16 +159,17 @@ def theirs(model: Path, folder: Path, recompute: bool, order: list[list[str]], r
     trainer = Watched(model=policy, args=settings, train_dataset=data, processing_class=vlm.processor)
     trainer.train()
     made["records"] = [one for one in trainer.state.log_history if "loss" in one]
-    made["factors"] = [
-        (layer.lora_B["default"].weight.detach() * ALPHA / RANK, layer.lora_A["default"].weight.detach())
-        for layer in layers
-    ]
-    made["peak"] = timed(lambda: None)[1].peak_mb
-    torch.save(made, results)
+    keep(made, results)
+
+
+def keep(made: dict[str, Any], results: str) -> None:
+    """What a process found, with its own peak memory, for the one that started it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    torch.save({**made, "peak": peak}, results)
 
 
 def _watch(kind: Any, made: dict[str, Any], gradients: Any) -> None:
-    """Time every step from its begin to its end, the optimiser's part too, and keep the first one's gradients."""
+    """Time every step from its begin to its end, the optimiser's part too, and keep its gradients."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -205,7 +201,7 @@ def apart(work: Any, *arguments: Any) -> dict[str, Any]:
         process.join()
         if process.exitcode:
             raise SystemExit(process.exitcode)
-        return torch.load(file.name, weights_only=False)
+        return torch.load(file.name, weights_only=True)
 
 
 def difference(one: dict[str, list[torch.Tensor]], other: dict[str, list[torch.Tensor]]) -> float:
@@ -225,11 +221,9 @@ def main() -> None:
         cached = apart(ours, folder / "mid", folder, recompute, True)
         trl = apart(theirs, folder / "mid", folder, recompute, run["order"])
     best, with_cache, reference = (min(one["seconds"][1:]) for one in (run, cached, trl))
-    losses = [(one["loss"], other["loss"]) for one, other in zip(run["records"], trl["records"], strict=True)]
-    margins = [
-        (0.1 * one["margin"], other["rewards/margins"])
-        for one, other in zip(run["records"], trl["records"], strict=True)
-    ]
+    both = list(zip(run["records"], trl["records"], strict=True))
+    losses = [(one["loss"], other["loss"]) for one, other in both]
+    margins = [(0.1 * one["margin"], other["rewards/margins"]) for one, other in both]
     apart_by = [difference(run["gradients"][step], trl["gradients"][step]) for step in sorted(run["gradients"])]
     for (loss, other), (margin, reward), by in zip(losses, margins, apart_by, strict=True):
         print(f"loss {loss:.6f}, TRL {other:.6f}; margin {margin:.6f}, TRL {reward:.6f}; gradients differ by {by:.1e}")

@@ -142,7 +142,11 @@ def test_a_rewriter_that_marks_a_picture(vlmend_cli, serve, tiny_folder, data: P
 
 
 def test_an_endpoint_rewrites(vlmend_cli, serve, data: Path) -> None:
-    url = serve(lambda body: (200, completion(wrong(body)) if body["seed"] % 2 else b"<html>"))
+    def answer(body: dict[str, Any]) -> tuple[int, bytes]:
+        tried = body["messages"][0]["content"] == "Say hello."  # before the work
+        return 200, completion(wrong(body)) if body["seed"] % 2 or tried else b"<html>"
+
+    url = serve(answer)
     out = data.parent / "endpoint"
     given = ("--by", "inject", "--rewriter", url, "--answers", "question", "--plausible", -50, "--limit", 12)
     done = vlmend_cli(*words(data, out, *given, "--json"))
@@ -221,4 +225,11 @@ def test_a_models_own_language_model_rewrites(vlmend_cli, tiny_folder, data: Pat
 def test_what_cannot_be(vlmend_cli, data: Path, given, said) -> None:
     out = data.parent / "mistake"
     assert vlmend_cli(*words(data, out, *given)).is_a_users_mistake(said)
+    assert not out.exists()
+
+
+def test_an_endpoint_that_is_none_is_found_before_the_work(vlmend_cli, serve, data: Path) -> None:
+    out = data.parent / "none"
+    done = vlmend_cli(*words(data, out, "--by", "inject", "--rewriter", serve(lambda _: (200, b"<html>"))))
+    assert done.is_a_users_mistake("no JSON")
     assert not out.exists()

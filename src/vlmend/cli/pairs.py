@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vlmend.alignment.inject import Injector
     from vlmend.alignment.pairs import Way
     from vlmend.data.records import EditCase
+    from vlmend.models.chat import Chat
     from vlmend.models.vlm import VLM
 
 __all__ = ["pairs"]
@@ -205,11 +206,15 @@ def _injector(
         if checkable is None:
             raise VlmendError("--rewriter resample needs words that can be checked: leave out --words none")
         return Resampler(vlm, checkable, max_new_tokens=max_new_tokens)
+    chat: Chat
     if how == "own":
-        return Rewriter(OwnChat(vlm, max_new_tokens=max_new_tokens), answers)
-    if how.startswith(("http://", "https://")):
-        return Rewriter(EndpointChat(how, name, max_new_tokens=max_new_tokens), answers)
-    return Rewriter(FolderChat(how, max_new_tokens=max_new_tokens, device=place), answers)
+        chat = OwnChat(vlm, max_new_tokens=max_new_tokens)
+    elif how.startswith(("http://", "https://")):
+        chat = EndpointChat(how, name, max_new_tokens=max_new_tokens)
+    else:
+        chat = FolderChat(how, max_new_tokens=max_new_tokens, device=place)
+    chat.check()  # before the long work
+    return Rewriter(chat, answers)
 
 
 def _checkable(words: str, model: str) -> Checkable | None:

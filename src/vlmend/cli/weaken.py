@@ -29,6 +29,9 @@ def weaken(
         str, typer.Option(metavar="A,B", help="Steps of noise, 0 (none) to 999.")
     ] = "0,200,400,500,600,700,800,900,999",
     where: Annotated[str, typer.Option(help="Where the noise goes: pixels (the processor's) or picture.")] = "pixels",
+    contrast: Annotated[
+        float, typer.Option(min=0.0, help="Described by (1 + A) x with noise - A x without; 0 for none.")
+    ] = 0.0,
     scenes: Annotated[int, typer.Option(min=1, help="How many scenes of the demo world.")] = 200,
     queries: Annotated[Path | None, typer.Option(help="AMBER's queries, instead of the demo world.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="AMBER's annotations of them.")] = None,
@@ -58,6 +61,7 @@ def weaken(
             "described": [len(described), described[0].id, described[-1].id],
             "source": str(queries) if queries else "the demo world",
             "where": where,
+            "contrast": contrast,
             "seed": seed,
             "max_new_tokens": max_new_tokens,
             "versions": library_versions(),
@@ -67,7 +71,15 @@ def weaken(
             done = sum(record["step"] in wanted for record in run.records)
             with progress("Describing", batches * len(wanted), done=batches * done) as advance:
                 curve = dose_curve(
-                    vlm, described, wanted, named, how, run, max_new_tokens=max_new_tokens, progress=advance
+                    vlm,
+                    described,
+                    wanted,
+                    named,
+                    how,
+                    run,
+                    contrast=contrast,
+                    max_new_tokens=max_new_tokens,
+                    progress=advance,
                 )
             top = worst(curve)
             document = {"model": vlm.name, "step": top.step, "curve": [asdict(dose) for dose in curve]}

@@ -14,6 +14,7 @@ from typing import Any
 from vlmend.alignment.weaken import Weakening, weakened
 from vlmend.data.records import Example
 from vlmend.evaluation.stats import Estimate, bootstrap, wilson
+from vlmend.models.contrast import Contrast
 from vlmend.models.vlm import VLM
 from vlmend.runs import Log
 
@@ -74,6 +75,7 @@ def dose_curve(
     how: Weakening,
     log: Log,
     *,
+    contrast: float = 0.0,
     max_new_tokens: int = 64,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Dose]:
@@ -86,13 +88,14 @@ def dose_curve(
         named: the objects that a text names.
         how: where the noise goes, and its seed.
         log: gets every step's record.
+        contrast: described by (1 + this) log-likelihoods with noise - this times those without; 0 for none.
         max_new_tokens: longest description.
         progress: called after every batch that was described now.
     """
     found = {record["step"]: Dose.restored(record) for record in log.records}
     for step in steps:
         if step not in found:
-            found[step] = _dose(vlm, described, step, named, how, max_new_tokens, progress)
+            found[step] = _dose(vlm, described, step, named, how, contrast, max_new_tokens, progress)
             log.append(asdict(found[step]))
     return [found[step] for step in steps]
 
@@ -108,6 +111,7 @@ def _dose(
     step: int,
     named: Callable[[str], Iterable[str]],
     how: Weakening,
+    contrast: float,
     max_new_tokens: int,
     progress: Callable[[], None],
 ) -> Dose:
@@ -116,8 +120,10 @@ def _dose(
     for start in range(0, len(described), BATCH):
         some = described[start : start + BATCH]
         way = Weakening("step", step, how.where, how.seed)
-        made, noise = weakened(vlm, [one.example for one in some], [one.id for one in some], way)
-        said += vlm.generate(made, max_new_tokens=max_new_tokens)
+        asked = [one.example for one in some]
+        made, noise = weakened(vlm, asked, [one.id for one in some], way)
+        against = Contrast(vlm.prepare(asked), contrast) if contrast else None
+        said += [one.text for one in vlm.replies(made, max_new_tokens=max_new_tokens, against=against)]
         ratios += [one.snr for one in noise]
         progress()
     told = [(one, frozenset(named(text))) for one, text in zip(described, said, strict=True)]
