@@ -234,9 +234,9 @@ def main() -> None:
     report(
         ratio=reference / best,
         ratio_cached=reference / with_cache,
-        loss_difference=max(abs(one - other) for one, other in losses),
-        margin_difference=max(abs(one - other) for one, other in margins),
-        gradient_difference=max(apart_by),
+        loss_difference=f"{max(abs(one - other) for one, other in losses):.1e}",
+        margin_difference=f"{max(abs(one - other) for one, other in margins):.1e}",
+        gradient_difference=f"{max(apart_by):.1e}",
         peak_mb=run["peak"],
         peak_cached_mb=cached["peak"],
         peak_trl_mb=trl["peak"],
