@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import vlmend
-from vlmend import FT
+from vlmend import FT, Edit, WeightOp
 from vlmend.edits.prompts import PromptOp, RecallOp
 
 
@@ -82,3 +82,15 @@ def test_nothing_there(vlmend_cli, tmp_path):
         done = vlmend_cli("edits", *words)
         assert done.code == 2
         assert "holds no edit" in done.stderr
+
+
+def test_an_edit_of_many_tensors_is_shown_in_a_screen(vlmend_cli, tmp_path):
+    """The first few are named, and how many more there are; every one stands in the JSON."""
+    op = WeightOp.deltas({f"layers.{n}.weight": torch.ones(1) for n in range(60)})
+    settings = {"lr": 0.1, "adapter": {"rank": 2}}
+    Edit(base="b" * 32, ops=(op,), method="align bpo", model="demo", settings=settings).save(tmp_path / "many")
+    printed = vlmend_cli("edits", "show", tmp_path / "many").stdout
+    assert "and 56 more" in printed and len(printed.splitlines()) < 30
+    assert "lr=0.1, adapter.rank=2" in printed
+    document = vlmend_cli("edits", "show", tmp_path / "many", "--json").document
+    assert len(document["operations"][0]["tensors"]) == 60 and document["settings"] == settings

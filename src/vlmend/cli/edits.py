@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,7 @@ app = typer.Typer(help="Saved edits: list, show, verify, diff, stack, merge.", n
 FolderArgument = Annotated[Path, typer.Argument(metavar="EDIT", help="The folder of a saved edit.")]
 FoldersArgument = Annotated[list[Path], typer.Argument(metavar="EDIT...", help="Folders of saved edits, in order.")]
 UNMET = 1
+_SHOWN = 4  # tensors of an operation
 
 
 @app.command("list")
@@ -51,12 +52,15 @@ def show(folder: FolderArgument, as_json: JsonFlag = False) -> None:
         edit = _load(folder)
         about = _about(edit)
         table = quiet_table(f"Edit {edit.id}", "", "")
-        for key in ("method", "model", "base", "fitted_on", "settings", "bytes"):
-            table.add_row(key.replace("_", " "), str(about[key]))
+        for key in ("method", "model", "base", "bytes"):
+            table.add_row(key, str(about[key]))
+        for key, values in (("fitted on", about["fitted_on"]), ("settings", _settings(about["settings"]))):
+            if values:
+                table.add_row(key, ", ".join(values))
         for what, choice in edit.chosen.items():
             table.add_row(f"chosen {what}", "; ".join(_reasons(choice)))
         for op in about["operations"]:
-            table.add_row("operation", f"{op['kind']}: {op['tensors'] or ''}")
+            table.add_row("operation", f"{op['kind']}: {_few(op['tensors'])}".removesuffix(": "))
             for text in op.get("words", ()):
                 table.add_row("tells", text.strip())
         for request in edit.requests:
@@ -179,6 +183,21 @@ def _about(edit: Edit) -> dict[str, Any]:
         "operations": [{"kind": op.kind, "tensors": _named(op)} | _worded(op) for op in edit.ops],
         "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
     }
+
+
+def _settings(given: Mapping[str, Any]) -> list[str]:
+    """As they are set: name=value, those of a part of the method behind its name."""
+    found: list[str] = []
+    for name, value in given.items():
+        inner = _settings(value) if isinstance(value, dict) else []
+        found += [f"{name}.{one}" for one in inner] or [f"{name}={value}"]
+    return found
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names a line each, and how many more there are: `--json` has all."""
+    more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return "\n".join([*names[:_SHOWN], *more])
 
 
 def _reasons(choice: Any) -> list[str]:
