@@ -6,6 +6,7 @@ in patches of 14: 576 visual tokens. One question about a picture is about 590 t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,10 @@ _CHAT = (
 def mid(folder: Path) -> VLM:
     """Build it, save it, and load it as any other model."""
     torch.manual_seed(0)
-    tokens = _tokenizer()
+    texts = [
+        example.question for case in cases() for example in (case.request, *(probe.example for probe in case.probes))
+    ]
+    tokens = tokenizer(texts)
     config = transformers.LlavaConfig(
         vision_config={
             "model_type": "clip_vision_model",
@@ -67,8 +71,17 @@ def mid(folder: Path) -> VLM:
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5)
             elif "norm" in name and name.endswith("weight"):
                 parameter.copy_(1.0 + 0.1 * noise)
-    pictures = transformers.CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
-    processor = transformers.LlavaProcessor(
+    model.save_pretrained(folder)
+    processor(tokens, 336).save_pretrained(folder)
+    return vlmend.load(str(folder))
+
+
+def processor(tokens: transformers.PreTrainedTokenizerFast, pixels: int) -> transformers.LlavaProcessor:
+    """One for square pictures of so many pixels a side, in patches of 14."""
+    pictures = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels}
+    )
+    return transformers.LlavaProcessor(
         pictures,
         tokens,
         patch_size=14,
@@ -76,9 +89,6 @@ def mid(folder: Path) -> VLM:
         num_additional_image_tokens=1,
         chat_template=_CHAT,
     )
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return vlmend.load(str(folder))
 
 
 def cases() -> list[EditCase]:
@@ -110,17 +120,15 @@ def _photograph(seed: int) -> Image.Image:
     return Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC)
 
 
-def _tokenizer() -> transformers.PreTrainedTokenizerFast:
+def tokenizer(texts: Sequence[str], size: int = 600) -> transformers.PreTrainedTokenizerFast:
+    """Byte pairs out of texts, with the special tokens that the model has."""
     core = Tokenizer(models.BPE(unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    texts = [
-        example.question for case in cases() for example in (case.request, *(probe.example for probe in case.probes))
-    ]
     special = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     core.train_from_iterator(texts, trainer)
     return transformers.PreTrainedTokenizerFast(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vlmend.edits.ops import WeightOp
     from vlmend.errors import VlmendError
     from vlmend.evaluation.editing import Proof, compare, evaluate
-    from vlmend.models.loading import load
+    from vlmend.models.loading import load, wrap
     from vlmend.models.vlm import VLM
 
 __version__ = "0.1.0"
@@ -64,6 +64,7 @@ __all__ = [
     "load",
     "read",
     "read_pairs",
+    "wrap",
 ]
 
 _HOME = {
@@ -95,6 +96,7 @@ _HOME = {
     "load": "vlmend.models.loading",
     "read": "vlmend.data.formats",
     "read_pairs": "vlmend.data.formats.preferences",
+    "wrap": "vlmend.models.loading",
 }
 
 

@@ -15,7 +15,7 @@ from vlmend.editors.alphaedit import AlphaEdit, null_space
 from vlmend.editors.closed_form import spread
 from vlmend.editors.memit import MEMIT
 from vlmend.edits.compact import compact
-from vlmend.edits.keys import KeysOp
+from vlmend.edits.left import KeysOp
 from vlmend.edits.ops import WeightOp
 from vlmend.errors import EditError
 

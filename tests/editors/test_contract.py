@@ -15,7 +15,7 @@ from vlmend.editors.training import TRAINABLE, train, trainable_class
 from vlmend.edits.counterfactual import CounterfactualOp
 from vlmend.edits.experts import Experts, ExpertsOp
 from vlmend.edits.functions import FunctionOp
-from vlmend.edits.keys import KeysOp
+from vlmend.edits.left import KeysOp
 from vlmend.edits.memory import MemoryOp
 from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.prompts import PromptOp, RecallOp

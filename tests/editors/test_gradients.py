@@ -13,6 +13,11 @@ from vlmend.editors.gradients import Gradient, gradients_of, in_force, low_rank_
 from vlmend.errors import EditError
 
 
+def of_one(vlm, prepared, linears):
+    ((_, found),) = gradients_of(vlm, prepared, linears, ["one"])
+    return found
+
+
 def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-4) -> None:
     torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * float(wanted.abs().max()))
 
@@ -27,21 +32,21 @@ def test_by_hand():
 def test_they_are_the_weights_gradients(vlm, cases, modules):
     linears = vlm.weights.linears(vlm.parts.modules([1, 3], modules))
     prepared = vlm.prepare([cases[0].request])
-    found = gradients_of(vlm, prepared, linears, "one")
+    found = of_one(vlm, prepared, linears)
     with vlm.weights.borrowed(linears) as parameters:
         answer_loss(vlm.run(vlm.prepare([cases[0].request]), grad=True)).backward()
         wanted = {name: parameter.grad.clone() for name, parameter in parameters.items()}
     assert found.keys() == wanted.keys()
     for name, one in found.items():
         close(one.deltas_TO.T @ one.inputs_TI, wanted[name])
-    again = gradients_of(vlm, prepared, linears, "one")  # from the kept states on
+    again = of_one(vlm, prepared, linears)  # from the kept states on
     assert all(torch.allclose(one.deltas_TO, again[name].deltas_TO, atol=1e-6) for name, one in found.items())
 
 
 def test_only_what_predicts_is_kept_of_the_last_layer(llava, cases):
     last, before = (llava.weights.linears(llava.parts.modules([layer], ["mlp.down"])) for layer in (3, 2))
     prepared = llava.prepare([cases[1].request])
-    (short,), (long,) = (gradients_of(llava, prepared, some, "one").values() for some in (last, before))
+    (short,), (long,) = (of_one(llava, prepared, some).values() for some in (last, before))
     row = prepared.rows[0]
     assert len(short.inputs_TI) == len(row.target_N)
     assert len(long.inputs_TI) == len(row.ids_T) + len(row.target_N) - 1
@@ -51,10 +56,7 @@ def test_factors_in_force_are_the_edit(vlm, cases):
     """Beside the layers, and as an operation folded into the weights, they make the same logits."""
     linears = vlm.weights.linears(vlm.parts.modules([2], ["mlp", "connector"]))
     prepared = vlm.prepare([cases[0].request])
-    changes = {
-        name: (-0.1 * one.deltas_TO.T, one.inputs_TI)
-        for name, one in gradients_of(vlm, prepared, linears, "one").items()
-    }
+    changes = {name: (-0.1 * one.deltas_TO.T, one.inputs_TI) for name, one in of_one(vlm, prepared, linears).items()}
     edit = Edit(vlm.fingerprint, (low_rank_op(linears, [changes]),))
     with in_force(linears, changes):
         beside = vlm.run(prepared).rows[0].logits_NV
@@ -67,7 +69,7 @@ def test_refusals(llava, cases, picture):
     connector = llava.weights.linears(llava.parts.modules([0], ["connector"]))
     blind = llava.prepare([replace(cases[0].request, image=None)])
     with pytest.raises(EditError, match="none of the layers to be edited has a part in the answer of case 'case-0'"):
-        gradients_of(llava, blind, connector, "case-0")
+        list(gradients_of(llava, blind, connector, ["case-0"]))
     broken = {name: (torch.full((linear.out_features, 1), torch.nan), torch.ones(1, linear.in_features))
               for name, linear in connector.items()}  # fmt: skip
     with pytest.raises(EditError, match=r"the change of '.*' is not finite"):
@@ -88,3 +90,32 @@ def test_what_changes_the_encoder_is_seen(llava, picture, modules):
     with in_force(linears, changes):
         assert not torch.allclose(llava.run(prepared).rows[0].logits_NV, before, atol=1e-2)
     assert torch.equal(llava.run(prepared).rows[0].logits_NV, before)
+
+
+@pytest.mark.parametrize("layers", [[1, 2], [3]])
+def test_rows_run_together_have_each_its_own(vlm, cases, layers):
+    """In batches as one by one, and in the last layer, which is run from what was kept of it."""
+    linears = vlm.weights.linears(vlm.parts.modules(layers, ("attn", "mlp")))
+    asked = [case.request for case in cases] + [replace(cases[0].request, image=None, question="who is it ?")]
+    names = [str(index) for index in range(len(asked))]
+    together = dict(gradients_of(vlm, vlm.prepare(asked), linears, names))
+    assert sorted(together) == list(range(len(asked)))
+    prepared = vlm.prepare(asked)
+    for index in range(len(asked)):
+        alone = of_one(vlm, prepared.take([index]), linears)
+        assert alone.keys() == together[index].keys()
+        for name, one in alone.items():
+            close(together[index][name].deltas_TO.T @ together[index][name].inputs_TI, one.deltas_TO.T @ one.inputs_TI)
+
+
+def test_rows_are_run_together(llava, cases):
+    """One forward run for all, where the layers are the decoder's."""
+    linears = llava.weights.linears(llava.parts.modules([2], ["mlp.down"]))
+    asked = [replace(case.request, image=None) for case in cases[:2]]
+    runs: list[int] = []
+    handle = llava.parts.layers[0].register_forward_hook(lambda _m, _a, output: runs.append(1))
+    try:
+        found = dict(gradients_of(llava, llava.prepare(asked), linears, ["a", "b"]))
+    finally:
+        handle.remove()
+    assert len(found) == 2 and len(runs) == 1

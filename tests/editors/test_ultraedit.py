@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmend import VLM, editor
+from vlmend import VLM, Edit, editor
 from vlmend.editors.changing import Layers
 from vlmend.editors.gradients import gradients_of
 from vlmend.editors.ultraedit import UltraEdit, shift
+from vlmend.edits.compact import compact
+from vlmend.edits.left import Moments, MomentsOp
 from vlmend.errors import EditError
 
 
@@ -31,7 +35,7 @@ def test_an_edit_is_the_papers_step_at_the_answers_tokens(llava: VLM, cases):
     linears = Layers.found(llava, [1, 2], ("mlp.down",)).linears
     assert set(op.names) == set(linears)
     rows = [llava.prepare([case.request]) for case in cases[:2]]
-    each = [gradients_of(llava, row, linears, "") for row in rows]
+    each = [dict(gradients_of(llava, row, linears, [""]))[0] for row in rows]
     counts = [len(row.rows[0].target_N) for row in rows]
     for name in linears:
         sides = []
@@ -48,6 +52,42 @@ def test_an_edit_is_the_papers_step_at_the_answers_tokens(llava: VLM, cases):
         assert change.tensors[0].shape[1] == sum(counts)
         made = change.fold(torch.zeros(change.shape)).double()
         torch.testing.assert_close(made, whole, rtol=1e-3, atol=1e-6)
+
+
+@given(sizes=st.lists(st.integers(0, 6), min_size=1, max_size=5), width=st.integers(1, 4), seed=st.integers(0, 999))
+def test_moments_of_parts_joined_are_those_of_the_whole(sizes, width, seed):
+    maker = torch.Generator().manual_seed(seed)
+    parts = [3 + 10 * torch.randn(size, width, generator=maker) for size in sizes]
+    joined = reduce(Moments.joined, map(Moments.of, parts))
+    whole = torch.cat(parts)
+    assert joined.count == len(whole)
+    if len(whole):
+        torch.testing.assert_close(joined.mean_W, whole.mean(0), rtol=1e-4, atol=1e-4)
+        wanted = (whole - whole.mean(0)) / (whole.std(0, correction=0) + 1.0)
+        torch.testing.assert_close(joined.normalised(whole, 1.0), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_life_of_edits_is_measured_as_one(llava: VLM, cases, tmp_path):
+    """The second edit's statistics are those of both requests; saved, loaded, compacted, they are the same."""
+    method = UltraEdit(layers=[2], lifelong=True)
+    first = method.fit(llava, cases[:1])
+    assert [op.kind for op in first.ops] == ["weight", "moments"]
+    loaded = Edit.load(first.save(tmp_path / "first"))
+    with llava.using(loaded):
+        second = method.fit(llava, cases[1:2])
+        apart = UltraEdit(layers=[2]).fit(llava, cases[1:2])
+    assert not torch.equal(*(edit.ops[0].changes[name].tensors[0] for edit in (second, apart)
+                             for name in edit.ops[0].names))  # fmt: skip
+    assert len(apart.ops) == 1
+    (pair,), (other,) = (tuple(edit.ops[1].moments.values()) for edit in (first, second))
+    together = compact(first + second)
+    (found,) = (tuple(op.moments.values()) for op in together.ops if isinstance(op, MomentsOp))
+    for side in (0, 1):
+        assert found[0][side].count == pair[side].count + other[side].count
+    linears = Layers.found(llava, [2], ("mlp.down",)).linears
+    ((_, gradients),) = gradients_of(llava, llava.prepare([cases[0].request]), linears, [""])
+    (gradient,) = gradients.values()
+    torch.testing.assert_close(pair[0].mean_W, gradient.inputs_TI.mean(0), rtol=1e-4, atol=1e-5)
 
 
 def test_mistakes(llava: VLM, cases):

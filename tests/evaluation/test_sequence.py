@@ -83,6 +83,39 @@ def test_a_run_that_was_cut_short_ends_with_the_same_numbers(llava: VLM, three, 
     assert json.loads(json.dumps(timeless(resumed))) == timeless(resumed)
 
 
+def test_a_turn_of_several_cases_is_one_edit_of_all(llava: VLM, three, held_out, tmp_path):
+    """Points are met at the end of the turn in which so many are made."""
+    before = {name: tensor.clone() for name, tensor in llava.model.state_dict().items()}
+    given = {"at": (1, 3), "turn": 2, "held_out": held_out, **SHORT}
+    with Run(tmp_path / "run", {}) as run:
+        points = sequence(llava, FIT, three, log=run, folder=tmp_path / "edits", **given)
+    assert [point.edits for point in points] == [2, 3]
+    first = FIT.fit(llava, three[:2])
+    with llava.using(first):
+        second = FIT.fit(llava, three[2:])
+    proof = evaluate(llava, first + second, three, gains=False, **SHORT)
+    for kind, summary in proof.metrics.items():
+        assert points[-1].retained[kind]["score"]["after"]["mean"] == summary["score"]["after"]["mean"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in llava.model.state_dict().items())
+    with Run(tmp_path / "run", {}) as run:  # nothing is left to do
+        assert timeless(sequence(llava, FIT, three, log=run, folder=tmp_path / "edits", **given)) == timeless(points)
+    with pytest.raises(EditError, match="a turn is of at least 1 case, not 0"):
+        sequence(llava, FIT, three, turn=0)
+
+
+def test_edits_of_weights_on_top_of_each_other_are_added_up_now_and_then(llava: VLM, three, monkeypatch):
+    """How often makes no difference, and what is held in force is all that was made."""
+    found = []
+    for stacked in (1, 2, 16):
+        monkeypatch.setattr("vlmend.evaluation.sequence._STACKED", stacked)
+        found.append(sequence(llava, FIT, three, at=(2, 3), **SHORT))
+    for points in found[1:]:
+        for one, other in zip(points, found[0], strict=True):
+            assert one.bytes_per_edit == other.bytes_per_edit
+            for kind, summary in one.retained.items():
+                assert summary["score"]["after"]["mean"] == other.retained[kind]["score"]["after"]["mean"]
+
+
 def test_an_edit_that_cannot_be_made_is_counted(llava: VLM, three):
     class Fussy:
         name = "fussy"

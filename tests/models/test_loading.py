@@ -139,3 +139,13 @@ def test_missing_weights(copied):
 def test_bundled_names():
     assert set(BUNDLED) == {"demo", "demo-llava", "demo-blip2", "demo-minigpt4"}
     assert bundled_folder("nothing") is None
+
+
+def test_a_model_in_memory_is_taken_as_it_is(tiny_folder):
+    """With the weights that it has, no copy of them; what was loaded from the same files says the same."""
+    folder = tiny_folder()
+    loaded = vlmend.load(folder)
+    vlm = vlmend.wrap(loaded.model.train(), loaded.processor, name="mine")
+    assert vlm.model is loaded.model and not vlm.model.training and vlm.name == "mine"
+    assert vlm.fingerprint == vlmend.load(folder).fingerprint
+    assert vlm.answer(None, "what ?") == loaded.answer(None, "what ?")

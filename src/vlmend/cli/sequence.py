@@ -41,6 +41,7 @@ def sequence(
         typer.Option("--set", metavar="EDITOR.NAME=VALUE", help="A setting of one editor; may be repeated."),
     ] = None,
     at: Annotated[str, typer.Option(metavar="N,N", help="After how many edits to measure.")] = "1,10,30,100,300,1000",
+    turn: Annotated[int, typer.Option(min=1, help="How many cases are edited at once, one turn after another.")] = 1,
     asked: Annotated[int, typer.Option(min=1, help="Of how many earlier cases the probes are asked, at most.")] = 100,
     held_out: Annotated[
         list[str] | None,
@@ -74,6 +75,7 @@ def sequence(
         check_askable(vlm, wanted)
         settings = run_settings(vlm, methods, wanted, way, max_new_tokens) | {
             "at": points,
+            "turn": turn,
             "asked": asked,
             "held_out": {name: identity(some) for name, some in beside.items()},
             "seed": seed,
@@ -90,6 +92,7 @@ def sequence(
                         editor,
                         wanted,
                         at=points,
+                        turn=turn,
                         asked=asked,
                         held_out={name: [case.request for case in some] for name, some in beside.items()},
                         protocol=way,

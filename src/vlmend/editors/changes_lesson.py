@@ -114,7 +114,8 @@ def _learned(method: Weighed, vlm: VLM, case: EditCase, linears: Mapping[str, nn
     kept = sum(kind in method.keeps for kind in kinds)
     outputs = vlm.run(prepared, first=vlm.weights.stage(linears)).rows[len(kinds) - kept :]
     before = tuple(one.logits_NV.log_softmax(-1) for one in outputs)
-    return Learned(case, gradients_of(vlm, prepared.take([0]), linears, case.id), prepared, kinds, before)
+    ((_, gradients),) = gradients_of(vlm, prepared.take([0]), linears, [case.id])
+    return Learned(case, gradients, prepared, kinds, before)
 
 
 class ChangesLesson:

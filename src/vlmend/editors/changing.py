@@ -101,9 +101,9 @@ class Changer(Generic[N]):
             EditError: a request's answer depends on none of the layers, or a change is not finite.
         """
         linears = Layers.found(vlm, self.layers, self.modules).linears
-        made: list[Changes] = []
-        for case in cases:
-            gradients = gradients_of(vlm, vlm.prepare([case.request]), linears, case.id)
+        prepared = vlm.prepare([case.request for case in cases])
+        made: dict[int, Changes] = {}
+        for index, gradients in gradients_of(vlm, prepared, linears, [case.id for case in cases]):
             with torch.no_grad():
-                made.append(change(case, gradients))
-        return low_rank_op(linears, made)
+                made[index] = change(cases[index], gradients)
+        return low_rank_op(linears, [made[index] for index in range(len(cases))])

@@ -35,7 +35,7 @@ from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.fitting import answer_loss, descend
 from vlmend.editors.unrelated import answered, random_prompts
 from vlmend.edits.edit import Edit
-from vlmend.edits.keys import KeysOp
+from vlmend.edits.left import KeysOp
 from vlmend.edits.ops import WeightOp
 from vlmend.errors import EditError
 from vlmend.models.parts import LayerSpec

@@ -10,7 +10,7 @@ either is all zero add nothing and are dropped: those behind the last that predi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from vlmend.editors.fitting import answer_loss
 from vlmend.editors.low_rank import product
 from vlmend.edits.ops import WeightOp
 from vlmend.errors import EditError
+from vlmend.models.batching import of_like_length
 from vlmend.models.prepared import Prepared
 from vlmend.models.trace import added
 from vlmend.models.vlm import VLM
@@ -50,18 +51,43 @@ class Gradient:
         return cls(inputs_TI[kept_T], deltas_TO[kept_T])
 
 
-def gradients_of(vlm: VLM, prepared: Prepared, linears: Mapping[str, nn.Linear], case: str) -> dict[str, Gradient]:
-    """The gradients of one row's loss (`answer_loss`) at layers, those apart that have no part in it.
+def gradients_of(
+    vlm: VLM, prepared: Prepared, linears: Mapping[str, nn.Linear], cases: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Gradient]]]:
+    """The gradients of each row's own loss (`answer_loss`) at layers, those apart that have no part in it.
+
+    Rows are run together where the layers are called row by row, which those of the encoder of pictures are not.
 
     Args:
         vlm: the model, with the edits in force; left as it was.
-        prepared: the row.
+        prepared: the rows.
         linears: on-disk name of its weight -> layer.
-        case: whose row it is, for errors.
+        cases: whose row each is, for errors.
+
+    Yields:
+        A row's index and its gradients, in any order, so that not all of them need be kept.
 
     Raises:
-        EditError: no layer has a part in the row's answer, or the gradient is not finite.
+        EditError: no layer has a part in a row's answer, or a gradient is not finite.
     """
+    decoder = {module for layer in vlm.parts.layers for module in layer.modules()}
+    most = vlm.batch_rows if all(linear in decoder for linear in linears.values()) else 1
+    together = True  # not in OPT, whose rows enter its feed-forward part end to end
+    for some in of_like_length(dict(enumerate(prepared.rows)), most):
+        found = _together(vlm, prepared.take(some), linears) if together else None
+        if found is None:
+            together = False
+            found = [one for index in some for one in _together(vlm, prepared.take([index]), linears) or ()]
+        for index, one in zip(some, found, strict=True):
+            if not one:
+                raise EditError(f"none of the layers to be edited has a part in the answer of case '{cases[index]}'")
+            if not all(bool(torch.isfinite(gradient.deltas_TO).all()) for gradient in one.values()):
+                raise EditError(f"the gradient of case '{cases[index]}' is not finite")
+            yield index, one
+
+
+def _together(vlm: VLM, part: Prepared, linears: Mapping[str, nn.Linear]) -> list[dict[str, Gradient]] | None:
+    """The gradients of rows in one batch; ``None`` if a layer's calls cannot be told apart by row."""
     met: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in linears}
 
     def probe(name: str, linear: nn.Linear) -> Callable[[Tensor], Tensor]:
@@ -72,23 +98,25 @@ def gradients_of(vlm: VLM, prepared: Prepared, linears: Mapping[str, nn.Linear],
 
         return add
 
+    count = len(part)
     with torch.enable_grad(), added({linear: probe(name, linear) for name, linear in linears.items()}):
-        loss = answer_loss(vlm.run(prepared, grad=True, first=vlm.weights.stage(linears)))
+        loss = answer_loss(vlm.run(part, grad=True, first=vlm.weights.stage(linears))) * count
     calls = [(name, *call) for name, some in met.items() for call in some]
     # A model may be run besides, to see whether it can be run in parts: such calls have no part in the loss.
     some = [nothing for *_, nothing in calls]
     deltas = torch.autograd.grad(loss, some, allow_unused=True) if loss.requires_grad and some else [None] * len(some)
-    found: dict[str, list[Gradient]] = {}
+    found: list[dict[str, list[Gradient]]] = [{} for _ in range(count)]
     for (name, inputs, _), delta in zip(calls, deltas, strict=True):
-        if delta is not None and bool(delta.any()):
-            one = Gradient.of(inputs.flatten(0, -2).clone(), delta.flatten(0, -2))
-            found.setdefault(name, []).append(one)
-    if not found:
-        raise EditError(f"none of the layers to be edited has a part in the answer of case '{case}'")
-    gradients = {name: _joined(some) for name, some in found.items()}
-    if not all(bool(torch.isfinite(one.deltas_TO).all()) for one in gradients.values()):
-        raise EditError(f"the gradient of case '{case}' is not finite")
-    return gradients
+        if delta is None or not bool(delta.any()):
+            continue
+        if count > 1 and (inputs.dim() < 3 or len(inputs) != count):
+            return None
+        for row in range(count):
+            mine = row if count > 1 else slice(None)
+            one = Gradient.of(inputs[mine].flatten(0, -2).clone(), delta[mine].flatten(0, -2))
+            if len(one.deltas_TO):
+                found[row].setdefault(name, []).append(one)
+    return [{name: _joined(some) for name, some in one.items()} for one in found]
 
 
 def _joined(some: Sequence[Gradient]) -> Gradient:

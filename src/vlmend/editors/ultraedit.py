@@ -14,9 +14,9 @@ which it does in the sense of least squares, with a ridge lambda:
 The right-hand form takes the inverse of an N x N matrix and leaves factors of rank N, [O, N] and [N, I]: what an edit
 takes grows with its own tokens and with nothing else. Nothing is trained and no token of a subject is looked for.
 
-Unlike in the paper, where the statistics of h and v run over a life of batches of a hundred edits, they are taken over
-all tokens of the requests at hand that have a gradient: one request has too few answer tokens for any, and an edit does
-not depend on which others were made before it.
+The statistics of h and v are taken over all tokens of the requests at hand that have a gradient. In the paper they run
+over a life of batches of a hundred edits: with ``lifelong`` an edit leaves its own behind (`MomentsOp`), and those made
+with it in force measure theirs by both. Without it an edit does not depend on which others were made before it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.changing import Layers
 from vlmend.editors.gradients import Changes, Gradient, gradients_of, low_rank_op
 from vlmend.edits.edit import Edit
+from vlmend.edits.left import Moments, MomentsOp
 from vlmend.errors import EditError
 from vlmend.models.parts import LayerSpec
 from vlmend.models.vlm import VLM
@@ -51,6 +52,7 @@ class UltraEdit:
         modules: which modules in them, by role, or "connector", "vision"; every linear layer within is edited.
         eta: size of the step.
         ridge: lambda, against the squared norms of what layers are given.
+        lifelong: whether statistics are those of the edits in force too.
     """
 
     name: ClassVar[str] = "ultraedit"
@@ -59,6 +61,7 @@ class UltraEdit:
     modules: tuple[str, ...] = ("mlp.down",)
     eta: float = 1e-3
     ridge: float = 1.0
+    lifelong: bool = False
 
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
         """Run each request forwards and backwards, and solve once a layer; the model is left as it was.
@@ -72,27 +75,59 @@ class UltraEdit:
         if self.eta <= 0 or self.ridge <= 0:
             raise EditError("eta and ridge of ultraedit must be above 0")
         linears = Layers.found(vlm, self.layers, self.modules).linears
-        met: dict[str, list[tuple[Gradient, int]]] = {}
-        for case in cases:
-            prepared = vlm.prepare([case.request])
-            count = len(prepared.rows[0].target_N)
-            for name, gradient in gradients_of(vlm, prepared, linears, case.id).items():
-                met.setdefault(name, []).append((gradient, count))
-        changes: Changes = {name: self._change(some) for name, some in met.items()}
-        return edit_of(self, vlm, cases, [low_rank_op(linears, [changes])])
+        prepared = vlm.prepare([case.request for case in cases])
+        met: dict[str, _Met] = {}
+        for index, gradients in gradients_of(vlm, prepared, linears, [case.id for case in cases]):
+            for name, gradient in gradients.items():
+                met.setdefault(name, _Met()).add(index, gradient, len(prepared.rows[index].target_N))
+        own = MomentsOp({name: one.moments for name, one in met.items()})
+        known = self._joined(vlm, own) if self.lifelong else own
+        changes: Changes = {name: self._change(one, known.moments[name]) for name, one in met.items()}
+        ops = [low_rank_op(linears, [changes]), *([own] if self.lifelong else [])]
+        return edit_of(self, vlm, cases, ops)
 
-    def _change(self, some: Sequence[tuple[Gradient, int]]) -> tuple[Tensor, Tensor]:
-        """The factors of one layer's change, [O, N] and [N, I]; of each request its gradient and how many tokens its
-        answer has, which are the last with a gradient."""
-        with torch.no_grad():
-            hats: list[Tensor] = []
-            for side in ("inputs_TI", "deltas_TO"):
-                every: list[Tensor] = [getattr(gradient, side) for gradient, _ in some]
-                mean, deviation = torch.cat(every).mean(0), torch.cat(every).std(0, correction=0)
-                answers = torch.cat([rows[-count:] for rows, (_, count) in zip(every, some, strict=True)])
-                hats.append((answers - mean) / (deviation + _EPSILON))
-            h_NI = torch.cat([gradient.inputs_TI[-count:] for gradient, count in some])
-            return shift(h_NI, hats[0], hats[1], self.eta, self.ridge)
+    def _joined(self, vlm: VLM, own: MomentsOp) -> MomentsOp:
+        """This edit's moments with those of the edits in force at the same layers."""
+        for op in vlm.ops_in_force:
+            if isinstance(op, MomentsOp) and (both := own.joined(op)) is not None:
+                own = both  # type: ignore[assignment]
+        return own
+
+    @torch.no_grad()
+    def _change(self, met: _Met, moments: tuple[Moments, Moments]) -> tuple[Tensor, Tensor]:
+        """The factors of one layer's change, [O, N] and [N, I]."""
+        h_NI, v_NO = met.answers()
+        h_hat_NI, v_hat_NO = (
+            one.to(x.device).normalised(x, _EPSILON) for one, x in zip(moments, (h_NI, v_NO), strict=True)
+        )
+        return shift(h_NI, h_hat_NI, v_hat_NO, self.eta, self.ridge)
+
+
+class _Met:
+    """What is kept of requests' gradients at one layer: of answers' tokens all, of the others their moments."""
+
+    def __init__(self) -> None:
+        self._answers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._moments: tuple[Moments, Moments] | None = None
+
+    def add(self, index: int, gradient: Gradient, count: int) -> None:
+        """One more request, whose answer's ``count`` tokens are the last with a gradient."""
+        every = (gradient.inputs_TI.float(), gradient.deltas_TO.float())
+        self._answers[index] = (every[0][-count:], every[1][-count:])
+        own = (Moments.of(every[0]), Moments.of(every[1]))
+        before = self._moments
+        self._moments = own if before is None else (before[0].joined(own[0]), before[1].joined(own[1]))
+
+    @property
+    def moments(self) -> tuple[Moments, Moments]:
+        """Of inputs and of gradients, over all tokens."""
+        assert self._moments is not None
+        return self._moments
+
+    def answers(self) -> tuple[Tensor, Tensor]:
+        """Inputs [N, I] and gradients [N, O] at the answers' tokens, request by request."""
+        some = [self._answers[index] for index in sorted(self._answers)]
+        return torch.cat([h for h, _ in some]), torch.cat([v for _, v in some])
 
 
 def shift(h_NI: Tensor, h_hat_NI: Tensor, v_hat_NO: Tensor, eta: float, ridge: float) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,15 @@ from vlmend.edits.ops import Op, WeightOp
 __all__ = ["compact"]
 
 
-def compact(edit: Edit) -> Edit:
+def compact(edit: Edit, device: torch.device | str = "cpu") -> Edit:
     """The same edit with all that it adds to weights added up, in float32, and its memories joined.
 
     It does the same but for rounding, and but for prompts that two of several memories would have acted on: in the one
     that they become, the better one acts. What replaces weights, and what several edits share, is left as it is.
+
+    Args:
+        edit: with all that it does.
+        device: where it is added up.
     """
     adding = [op for op in edit.ops if isinstance(op, WeightOp) and op.shared is None]
     if len(adding) < 2 or any(change.form == "value" for op in adding for change in op.changes.values()):
@@ -25,7 +29,7 @@ def compact(edit: Edit) -> Edit:
     total: dict[str, Tensor] = {}
     for op in adding:
         for name, change in op.changes.items():
-            total[name] = change.fold(total.get(name, torch.zeros(change.shape)))
+            total[name] = change.fold(total[name] if name in total else torch.zeros(change.shape, device=device))
     ops: list[Op] = [WeightOp.deltas(total)] if adding else []
     for op in edit.ops:
         if op not in adding:

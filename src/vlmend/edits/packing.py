@@ -10,7 +10,7 @@ from torch import Tensor
 from vlmend.edits.counterfactual import CounterfactualOp
 from vlmend.edits.experts import ExpertsOp
 from vlmend.edits.functions import FunctionOp
-from vlmend.edits.keys import KeysOp
+from vlmend.edits.left import KeysOp, MomentsOp
 from vlmend.edits.memory import MemoryOp
 from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.ops import Op, WeightOp
@@ -22,7 +22,7 @@ __all__ = ["KINDS", "packed", "unpacked", "within"]
 
 _ALL: tuple[type[Op], ...] = (
     *(WeightOp, StateOp, FunctionOp, NeuronOp, MemoryOp),
-    *(PromptOp, RecallOp, RouteOp, AnswerOp, CounterfactualOp, ExpertsOp, KeysOp),
+    *(PromptOp, RecallOp, RouteOp, AnswerOp, CounterfactualOp, ExpertsOp, KeysOp, MomentsOp),
 )
 KINDS: dict[str, type[Op]] = {op.kind: op for op in _ALL}
 

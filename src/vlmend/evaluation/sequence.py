@@ -1,7 +1,7 @@
 """Many edits one after another: what is left of the earlier ones, and what they do to all else, along the way.
 
-Every edit is made on the model with the earlier ones in force, as a service makes them. At chosen numbers of edits the
-probes of earlier cases are asked again (retention), and questions that no edit is about.
+Every edit is made on the model with the earlier ones in force, as a service makes them, or so many at a turn. At chosen
+numbers of edits the probes of earlier cases are asked again (retention), and questions that no edit is about.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from vlmend.data.records import EditCase, Example
 from vlmend.editors.base import Editor, check_cases
 from vlmend.edits.compact import compact
 from vlmend.edits.edit import Edit
+from vlmend.edits.left import LeftOp
+from vlmend.edits.ops import WeightOp
 from vlmend.edits.packing import packed
 from vlmend.errors import EditError
 from vlmend.evaluation.cost import measured
@@ -27,12 +29,14 @@ from vlmend.evaluation.proof import without_nan
 from vlmend.evaluation.protocols import DEFAULT, Protocol
 from vlmend.evaluation.stats import Estimate, wilson
 from vlmend.evaluation.text import matches
+from vlmend.models.active import Active
 from vlmend.models.vlm import VLM
 from vlmend.runs import Log
 
 __all__ = ["POINTS", "HeldOut", "Point", "sequence"]
 
 POINTS = (1, 10, 30, 100, 300, 1000)
+_STACKED = 16  # edits of weights at most on top of each other, before they are added up
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ def sequence(
     cases: Sequence[EditCase],
     *,
     at: Sequence[int] = POINTS,
+    turn: int = 1,
     asked: int = 100,
     held_out: Mapping[str, Sequence[Example]] | None = None,
     protocol: Protocol = DEFAULT,
@@ -89,7 +94,7 @@ def sequence(
     seed: int = 0,
     log: Log | None = None,
     folder: Path | None = None,
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> list[Point]:
     """Edit cases one after another, and measure on the way.
 
@@ -97,19 +102,23 @@ def sequence(
         vlm: the model; left bit for bit as it was.
         editor: what makes the edits.
         cases: in the order in which they are edited.
-        at: after how many edits to measure; numbers above that of the cases are left out.
+        at: after how many edits to measure, or at the end of the turn in which that many are made; numbers above that
+            of the cases are left out.
+        turn: how many cases are edited at once.
         asked: of how many earlier cases, at most, the probes are asked at a point; drawn by ``seed``.
         held_out: name -> examples that no case is about.
         protocol, max_new_tokens: as of `evaluate`.
         log: where finished points are found and new ones added.
         folder: where the edits made by each point are kept, so that a run that was cut short goes on there; needed
             with ``log``.
-        progress: called after every edit.
+        progress: called after every case.
 
     Raises:
-        EditError: there are no cases, a request has no target, or no point lies within the cases.
+        EditError: a turn is of no case, there are no cases, a request has no target, or no point lies within the cases.
     """
     check_cases(cases)
+    if turn < 1:
+        raise EditError(f"a turn is of at least 1 case, not {turn}")
     points = sorted({point for point in at if 0 < point <= len(cases)})
     if not points:
         raise EditError(f"no point to measure at lies between 1 and the {len(cases)} cases")
@@ -119,14 +128,16 @@ def sequence(
     if done and folder is not None:
         walk.goes_on(_kept(folder, done[-1].edits), done[-1])
     with walk:
-        for index in range(done[-1].edits if done else 0, points[-1]):
-            walk.step(cases[index])
-            if progress is not None:
+        for start in range(done[-1].edits if done else 0, points[-1], turn):
+            some = cases[start : start + turn]
+            walk.step(some)
+            count = start + len(some)
+            for _ in some:
                 progress()
-            if index + 1 in points:
-                point = watch.point(walk, cases[: index + 1])
+            if any(start < point <= count for point in points):
+                point = watch.point(walk, cases[:count])
                 if folder is not None and walk.edit is not None:
-                    walk.edit.save(_place(folder, index + 1))
+                    walk.edit.save(_place(folder, count))
                 if log is not None:
                     log.append(asdict(point))
                 done.append(point)
@@ -149,7 +160,8 @@ class _Walk:
         self.vlm = vlm
         self._editor = editor
         self._protocol = protocol
-        self._handle: Any = None
+        self._handles: list[Active] = []
+        self._stacked = 0  # how many edits lie on top of each other
         self.edit: Edit | None = None
         self.made = self.failed = 0
         self.size = 0  # bytes of all that was made
@@ -161,32 +173,42 @@ class _Walk:
         self.made = point.edits - point.failed
         self.size = round(point.bytes_per_edit * self.made)
 
-    def step(self, case: EditCase) -> None:
-        """Make one more edit, and put it in force."""
+    def step(self, cases: Sequence[EditCase]) -> None:
+        """Edit some more cases at once, and put that in force."""
         try:
             with measured(self.vlm.device) as cost:
-                new = self._editor.fit(self.vlm, [self._protocol.worded(case)])
+                new = self._editor.fit(self.vlm, [self._protocol.worded(case) for case in cases])
         except EditError:
-            self.failed += 1
+            self.failed += len(cases)
             return
-        self.seconds.append(cost.seconds)
-        self.made += 1
+        self.seconds += [cost.seconds / len(cases)] * len(cases)
+        self.made += len(cases)
         self.size += self._bytes(new)
-        together = new if self.edit is None else self.edit + new
-        self.edit = compact(replace(together, fitted_on=()))
+        self.edit = replace(new if self.edit is None else self.edit + new, fitted_on=())
+        self._stacked += 1
+        # Changes of weights lie on each other as they are; to add them up takes whole matrices, so that it is put off.
+        if self._stacked < _STACKED and all(isinstance(op, WeightOp | LeftOp) for op in new.ops):
+            self._handles.append(self.vlm.apply(new))
+        else:
+            self.settle()
+            self.resumed()
+
+    def settle(self) -> None:
+        """Take the edits back, and add up what they do."""
         self.paused()
-        self._handle = self.vlm.apply(self.edit)
+        if self.edit is not None and self._stacked:
+            self.edit = compact(self.edit, self.vlm.device)
+        self._stacked = 0
 
     def paused(self) -> None:
         """Take the edits back until the next step."""
-        if self._handle is not None:
-            self._handle.undo()
-            self._handle = None
+        while self._handles:
+            self._handles.pop().undo()
 
     def resumed(self) -> None:
         """Put them in force again."""
-        if self._handle is None and self.edit is not None:
-            self._handle = self.vlm.apply(self.edit)
+        if not self._handles and self.edit is not None:
+            self._handles.append(self.vlm.apply(self.edit))
 
     def _bytes(self, edit: Edit) -> int:
         """Of an edit's tensors that the earlier ones have not brought along."""
@@ -228,7 +250,7 @@ class _Watch:
 
     def point(self, walk: _Walk, cases: Sequence[EditCase]) -> Point:
         """Measure the edits made by now."""
-        walk.paused()
+        walk.settle()
         if walk.edit is None:
             raise EditError(f"none of the first {len(cases)} edits could be made")
         earlier = random.Random(f"{self._seed}/{len(cases)}").sample(range(len(cases)), min(self._asked, len(cases)))

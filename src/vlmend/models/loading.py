@@ -1,4 +1,4 @@
-"""`load`: a model by the name of a bundled one, a folder, or a hub id."""
+"""`load`: a model by the name of a bundled one, a folder, or a hub id; `wrap`: one that is in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vlmend.models.traits import probe
 from vlmend.models.verify import verify
 from vlmend.models.vlm import VLM
 
-__all__ = ["load", "quiet"]
+__all__ = ["load", "quiet", "wrap"]
 
 
 def load(
@@ -59,7 +59,22 @@ def load(
     model, info = loaded
     if info["missing_keys"]:
         raise ModelError(f"'{name}' lacks weights: {', '.join(sorted(info['missing_keys'])[:5])}")
-    model.requires_grad_(False).eval().to(device)
+    return wrap(model.to(device), processor, name=name)
+
+
+def wrap(model: Any, processor: Any, *, name: str = "model") -> VLM:
+    """A transformers model that is in memory already, with its processor.
+
+    Args:
+        model: an image-text-to-text model, where it is; it is put into evaluation mode and its weights are frozen.
+        processor: the one that goes with it, with a tokenizer inside.
+        name: what it is called in results.
+
+    Raises:
+        PartsError: its parts could not be found or verified.
+    """
+    do_without_broken_torchvision()
+    model.requires_grad_(False).eval()
     parts = find_parts(model)
     with quiet():
         traits = probe(processor, parts.image_token)

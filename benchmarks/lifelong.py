@@ -1,0 +1,187 @@
+"""Thousands of edits in closed form, turn after turn, on a LLaVA of 6.9 billion parameters with random weights.
+
+UltraEdit at the `mlp.down` of three late layers, a hundred requests a turn, every turn made on the model with all
+earlier ones in force (`vlmend.evaluation.sequence`), with the statistics of a life of edits. Requests are questions of
+about twenty tokens with answers of one to four words; with `--pictures` every five of them are about a picture of their
+own, of 256 tokens. Needs a GPU for the model of that size; `--size small` shows on a CPU that it runs.
+
+    python benchmarks/lifelong.py [--edits 20000] [--turn 100] [--pictures] [--size 7b|small] [--minutes M]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import numpy as np
+import torch
+import transformers
+from mid import processor, tokenizer
+from PIL import Image
+
+import vlmend
+from vlmend import VLM, EditCase, Example
+from vlmend.editors.ultraedit import UltraEdit
+from vlmend.evaluation.protocols import protocol_of
+from vlmend.evaluation.sequence import sequence
+
+SIZES = {
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "small": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 8, "num_attention_heads": 4},
+}
+ENCODERS = {
+    "7b": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "small": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4},
+}
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "old",
+    "new",
+    "north",
+    "south",
+    "river",
+    "stone",
+    "glass",
+    "tower",
+    "bridge",
+    "garden",
+    "market",
+    "winter",
+    "summer",
+    "silver",
+]
+ASKED = ("capital", "founder", "largest city", "language", "colour of the flag", "oldest school", "patron", "currency")
+PIXELS, VOCABULARY, A_PICTURE = 224, 32064, 5
+
+
+def main() -> None:
+    given = argparse.ArgumentParser()
+    given.add_argument("--edits", type=int, default=20_000)
+    given.add_argument("--turn", type=int, default=100)
+    given.add_argument("--pictures", action="store_true")
+    given.add_argument("--size", choices=SIZES, default="7b")
+    given.add_argument("--minutes", type=float, default=1e9, help="stop at the end of the turn in which these are over")
+    wanted = given.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    vlm = model(wanted.size, device)
+    vlm.batch_rows = wanted.turn if device == "cuda" else 32
+    depth = len(vlm.parts.layers)
+    method = UltraEdit(layers=[depth - 4, depth - 3, depth - 2], lifelong=True)
+    cases = list(itertools.islice(requests(wanted.pictures), wanted.edits))
+    begun = time.monotonic()
+    print(f"fingerprint {vlm.fingerprint[:8]}: {time.monotonic() - begun:.1f} s", flush=True)
+    method.fit(vlm, cases[: wanted.turn])  # not timed: libraries are loaded, memory is reserved
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    begun, made = time.monotonic(), itertools.count(1)
+    last = [0]
+
+    class Over(Exception):
+        pass
+
+    def advance() -> None:
+        last[0] = next(made)
+        if last[0] % (10 * wanted.turn) == 0:
+            print(f"{last[0]} edits: {time.monotonic() - begun:.1f} s", flush=True)
+        if last[0] % wanted.turn == 0 and time.monotonic() - begun > 60 * wanted.minutes:
+            raise Over
+
+    points = []
+    try:
+        points = sequence(
+            vlm,
+            method,
+            cases,
+            at=(wanted.turn, wanted.edits),
+            turn=wanted.turn,
+            asked=50,
+            protocol=protocol_of("legacy"),
+            max_new_tokens=0,
+            progress=advance,
+        )
+    except Over:
+        print("the time is over")
+    seconds = time.monotonic() - begun
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    for point in points:
+        kinds = {kind: summary["score"]["after"]["mean"] for kind, summary in point.retained.items()}
+        print(json.dumps({"edits": point.edits, "failed": point.failed, "finite": point.finite, **kinds}))
+    figures = {
+        "edits": last[0],
+        "pictures": wanted.pictures,
+        "seconds": round(seconds, 1),
+        "ms_per_edit": round(1000 * seconds / max(1, last[0]), 2),
+        "of_fitting": round(points[-1].seconds_per_edit * 1000, 2) if points else None,
+        "peak_gib": round(peak / 2**30, 1),
+        "parameters_e9": round(sum(p.numel() for p in vlm.model.parameters()) / 1e9, 2),
+        "kb_per_edit": round(points[-1].bytes_per_edit / 1024, 1) if points else None,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "settings": {name: str(value) for name, value in asdict(method).items()},
+    }
+    print(json.dumps(figures))
+
+
+def model(size: str, device: str) -> VLM:
+    """Random weights in bfloat16 (float32 on a CPU), made where they are used."""
+    tokens = tokenizer([case.request.question for case in itertools.islice(requests(False), 2000)], 2000)
+    config = transformers.LlavaConfig(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "image_size": PIXELS,
+            "patch_size": 14,
+            **ENCODERS[size],
+        },
+        text_config={
+            "model_type": "llama",
+            "vocab_size": VOCABULARY,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": False,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            **SIZES[size],
+        },
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        image_seq_length=(PIXELS // 14) ** 2,
+    )
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
+    try:
+        with torch.device(device):
+            made = transformers.LlavaForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(before)
+    return vlmend.wrap(made, processor(tokens, PIXELS), name=f"random {size}")
+
+
+def requests(pictures: bool) -> Iterator[EditCase]:
+    """Questions without end, each with its answer."""
+    draw = np.random.default_rng(0)
+    for number in itertools.count():
+        if pictures and number % A_PICTURE == 0:
+            small = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            picture = Image.fromarray(small).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)
+        name = " ".join(draw.choice(WORDS, 3))
+        question = (
+            f"what is the {draw.choice(ASKED)} of the land of {name} in the year {1000 + int(draw.integers(1000))} ?"
+        )
+        answer = " ".join(draw.choice(WORDS, int(draw.integers(1, 5))))
+        yield EditCase(str(number), Example(question, picture if pictures else None, answer), source="benchmark")
+
+
+if __name__ == "__main__":
+    main()
