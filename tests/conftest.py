@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,12 @@ settings.register_profile("untimed", deadline=None)  # a busy machine is no fail
 settings.load_profile("untimed")
 
 FIXTURES = Path(__file__).parent / "fixtures"
+DEVICE = os.environ.get("VLMEND_TEST_DEVICE", "cpu")
+if DEVICE != "cpu":  # all that tests load is there
+    import vlmend as _vlmend
+    from vlmend.models.loading import load as _load
+
+    _vlmend.load = partial(_load, device=DEVICE)  # type: ignore[assignment]
 FAMILIES = (
     "llava",
     "llava_next",
