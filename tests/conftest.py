@@ -27,12 +27,23 @@ settings.register_profile("untimed", deadline=None)  # a busy machine is no fail
 settings.load_profile("untimed")
 
 FIXTURES = Path(__file__).parent / "fixtures"
-DEVICE = os.environ.get("VLMEND_TEST_DEVICE", "cpu")
+DEVICE = os.environ.get("VLMEND_TEST_DEVICE", "cpu")  # cuda; or pretended, which finds what would fail there
 if DEVICE != "cpu":  # all that tests load is there
     import vlmend as _vlmend
     from vlmend.models.loading import load as _load
 
-    _vlmend.load = partial(_load, device=DEVICE)  # type: ignore[assignment]
+    _vlmend.load = partial(_load, device="cuda")  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="session", autouse=DEVICE == "pretended")
+def pretended() -> Iterator[None]:
+    """The whole session on a device that is none."""
+    from pretended import pretending
+
+    with pretending():
+        yield
+
+
 FAMILIES = (
     "llava",
     "llava_next",
