@@ -139,7 +139,11 @@ class _Factors(Trained):
 
 
 def _adding(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    return lambda forward, x: forward(x) + change(x)
+    def add(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        output = forward(x)
+        return output + change(x).to(output.dtype)  # under autocast that is not the type of x
+
+    return add
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def check_sharding(device: torch.device, *, weights: bool) -> None:
 
 
 def as_one_unit(plugin: Any) -> None:
-    """Set accelerate's plugin so that what is trained is one unit in its own precision.
+    """Set accelerate's plugin so that what is trained is one unit in its own precision, and checkpoints are in pieces.
 
     Parts of it are no units, since nobody calls them; layers are run again by ``recompute``, and bfloat16 is
     autocast's, so that losses are the same as without FSDP.
@@ -64,6 +64,8 @@ def as_one_unit(plugin: Any) -> None:
     plugin.auto_wrap_policy = None
     plugin.activation_checkpointing = False
     plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    plugin.state_dict_config = plugin.optim_state_dict_config = None
+    plugin.set_state_dict_type("SHARDED_STATE_DICT")
 
 
 def in_pieces(module: nn.Module) -> bool:

@@ -163,11 +163,10 @@ def align(
     with Run(folder, settings, ranks) as run:
         if (folder / _EDIT / "edit.json").exists():
             return Edit.load(folder / _EDIT)
-        references = (
-            asked_of(vlm, collator, kept, folder / _REFERENCE, ranks=ranks, batch=method.batch)
-            if method.cached and what.needs_reference
-            else None
-        )
+        references = None
+        if method.cached and what.needs_reference:
+            with torch.autocast(vlm.device.type, torch.bfloat16, enabled=method.bf16):
+                references = asked_of(vlm, collator, kept, folder / _REFERENCE, ranks=ranks, batch=method.batch)
         # Whether rows can be run from their beginnings is found out now: dropout would spoil the comparison, and the
         # comparison the draws of a training that goes on.
         vlm.run(collator.batch(kept[: method.batch]).prepared)
