@@ -1,8 +1,11 @@
-"""How several processes of the command line are started, with what runs them: accelerate, or torch."""
+"""How several processes of the command line are started, with what runs them (accelerate, or torch), and killed."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+from pathlib import Path
 
 ACCELERATE = (
     "-m",
@@ -24,6 +27,17 @@ def both() -> tuple[str, ...]:
 def both_by_torchrun() -> tuple[str, ...]:
     """Two processes by torchrun."""
     return ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port())
+
+
+def kill_second(out: Path) -> None:
+    """Kill the second of the processes, not the launcher, of a command that names ``out``."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"RANK=1" in environment.split(b"\0") and str(out).encode() in (process / "cmdline").read_bytes():
+            os.kill(int(process.name), signal.SIGKILL)
 
 
 def free_port() -> str:

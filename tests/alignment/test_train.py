@@ -97,6 +97,16 @@ def test_cached_and_run_references_train_alike(llava, pairs, tmp_path) -> None:
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_autocast_rounds_policy_and_reference_alike(tiny, pairs, tmp_path, cached) -> None:
+    method = replace(QUICK, bf16=True, cached=cached)
+    plain = align(tiny("llava"), pairs, tmp_path / "plain", replace(method, bf16=False))
+    made = align(tiny("llava"), pairs, tmp_path / "run", method)
+    first, *_, last = records(tmp_path / "run")
+    assert abs(first["margin"]) <= (0.05 if cached else 0) and last["margin"] > 0
+    assert last["loss"] == pytest.approx(records(tmp_path / "plain")[-1]["loss"], abs=0.05) and made.id != plain.id
+
+
 def test_layers_run_again_give_the_same_gradient(vlm, pairs) -> None:
     gradients = []
     for again in (False, True):

@@ -81,3 +81,18 @@ def cases_file(tmp_path_factory: pytest.TempPathFactory, cases: list[EditCase]) 
     path = folder / "evqa.json"
     mmedit.write([saved(case) for case in cases], path)
     return path
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory, picture):
+    """BPO's format: eight records of a good and a worse answer, their pictures beside."""
+    folder = tmp_path_factory.mktemp("pairs")
+    records = []
+    for number, noun in enumerate(("cat", "dog", "cup", "hat", "bus", "tree", "sofa", "lamp")):
+        picture(number).save(folder / f"{number}.png")
+        answers = [{"score": 1, "response": f"a red {noun}", "type": "gt"}]
+        answers.append({"score": 0, "response": f"a blue {noun}", "type": "llm-hal"})
+        records.append({"prompt": "<image>\nwhat is this", "image": f"{number}.png", "completions": answers})
+    path = folder / "pairs.json"
+    path.write_text(json.dumps(records))
+    return path

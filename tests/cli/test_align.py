@@ -3,40 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from aligning import ended, losses, sets, settings, trained
 from launching import both_by_torchrun
 from vlmend import Edit
-
-QUICK = ("rank=2", "dropout=0", "lr=5e-3", "steps=3", "warmup=0", "schedule=constant", "log_every=1", "save_every=2")
-
-
-def sets(*more):
-    return [word for setting in (*QUICK, *more) for word in ("--set", setting)]
-
-
-@pytest.fixture(scope="session")
-def pairs_file(tmp_path_factory, picture):
-    """BPO's format: eight records of a good and a worse answer, their pictures beside."""
-    folder = tmp_path_factory.mktemp("pairs")
-    records = []
-    for number, noun in enumerate(("cat", "dog", "cup", "hat", "bus", "tree", "sofa", "lamp")):
-        picture(number).save(folder / f"{number}.png")
-        answers = [{"score": 1, "response": f"a red {noun}", "type": "gt"}]
-        answers.append({"score": 0, "response": f"a blue {noun}", "type": "llm-hal"})
-        records.append({"prompt": "<image>\nwhat is this", "image": f"{number}.png", "completions": answers})
-    path = folder / "pairs.json"
-    path.write_text(json.dumps(records))
-    return path
-
-
-def losses(folder):
-    found = [json.loads(line) for path in folder.glob("records*.jsonl") for line in path.read_text().splitlines()]
-    return {record["step"]: record["loss"] for record in found}
 
 
 def test_pairs_become_an_edit(vlmend_cli, tiny_folder, pairs_file, tmp_path) -> None:
@@ -89,15 +61,9 @@ def test_a_missing_picture_is_named(vlmend_cli, tiny_folder, pairs_file, tmp_pat
 
 
 def test_two_processes_train_as_one_does(tiny_folder, pairs_file, tmp_path) -> None:
-    def run(out, launch, batch):
-        given = ["align", tiny_folder(), pairs_file, "--out", out, *sets(f"batch={batch}")]
-        command = [sys.executable, *launch, "-m", "vlmend", *map(str, given)]
-        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return json.loads((out / "run.json").read_text())
-
-    assert run(tmp_path / "one", (), 4)["processes"] == 1
-    assert run(tmp_path / "two", both_by_torchrun(), 2)["processes"] == 2
+    for name, launch, batch in (("one", (), 4), ("two", both_by_torchrun(), 2)):
+        ended(trained(tiny_folder(), pairs_file, tmp_path / name, *launch, "-m", "vlmend", more=(f"batch={batch}",)))
+    assert settings(tmp_path / "one")["processes"] == 1 and settings(tmp_path / "two")["processes"] == 2
     one, other = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert one.keys() == other.keys() == {1, 2, 3}
     assert all(one[step] == pytest.approx(other[step], abs=1e-3) for step in one)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launching import ACCELERATE
+from launching import ACCELERATE, kill_second
 from launching import both as both_processes
 from vlmend.errors import LaunchError
 from vlmend.ranks import Ranks
@@ -109,13 +108,7 @@ def test_a_killed_process_leaves_a_run_that_goes_on(tiny_folder, cases_file, tmp
         assert both.poll() is None, both.stderr.read().decode()
         assert time.monotonic() - start < WAIT
         time.sleep(0.01)
-    for process in Path("/proc").glob("[0-9]*"):  # one of the two, not the launcher
-        try:
-            environment = (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if b"RANK=1" in environment.split(b"\0") and str(out).encode() in (process / "cmdline").read_bytes():
-            os.kill(int(process.name), signal.SIGKILL)
+    kill_second(out)
     both.communicate(timeout=WAIT)
     assert both.returncode != 0
     again = bench(both_processes(), tiny_folder(), cases_file, out)

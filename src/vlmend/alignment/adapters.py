@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vlmend.alignment.sharded import whole_tensor
 from vlmend.edits.ops import Op, WeightOp
 from vlmend.errors import VlmendError
 from vlmend.models.parts import LayerSpec
@@ -37,7 +38,7 @@ class Trained(nn.Module, ABC):
 
     @abstractmethod
     def op(self) -> Op:
-        """What they do to the model."""
+        """What they do to the model; of several processes that hold pieces of them, all must ask at once."""
 
 
 @dataclass(frozen=True)
@@ -119,27 +120,30 @@ class _Factors(Trained):
 
     def change(self, place: int) -> Callable[[Tensor], Tensor]:
         """What is added to the output of one of the layers, out of its input."""
-        a, b = self.a[place], self.b[place]
 
         def change(x: Tensor) -> Tensor:
             if self._out:
                 return x.new_zeros(())
+            a, b = self.a[place], self.b[place]  # not before: where they are in pieces, they are other tensors by now
             seen = functional.dropout(x, self._dropout, training=self.training) if self._dropout else x
             return (functional.linear(functional.linear(seen.to(a.dtype), a), b) * self._scale).to(x.dtype)
 
         return change
 
     def op(self) -> Op:
-        return WeightOp.low_rank(
-            {
-                name: (b.detach().to(dtype) * self._scale, a.detach().to(dtype))
-                for name, dtype, a, b in zip(self._names, self._types, self.a, self.b, strict=True)
-            }
-        )
+        factors: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, dtype, a, b in zip(self._names, self._types, self.a, self.b, strict=True):
+            a, b = (whole_tensor(one.detach()).to(dtype) for one in (a, b))
+            factors[name] = (b * self._scale, a)
+        return WeightOp.low_rank(factors)
 
 
 def _adding(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    return lambda forward, x: forward(x) + change(x)
+    def add(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        output = forward(x)
+        return output + change(x).to(output.dtype)  # under autocast that is not the type of x
+
+    return add
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from vlmend.alignment.objectives import Objective
 from vlmend.alignment.policy import Policy
 from vlmend.alignment.recipes import objective
 from vlmend.alignment.reference import asked_of
+from vlmend.alignment.sharded import as_one_unit, check_sharding, in_pieces, mine, sharding_asked
 from vlmend.data.identity import identity_of_pairs
 from vlmend.data.records import PreferencePair
 from vlmend.edits.edit import Edit, library_versions
@@ -138,6 +141,8 @@ def align(
     """
     method, ranks, folder = method or Alignment(), Ranks.launched(), Path(folder)
     what = method.what
+    check_sharding(vlm.device, weights=isinstance(method.adapter, FullAdapter))
+    _check_card(vlm.device)
     kept, skipped = fitting(vlm, pairs, method.longest or None)
     if not kept:
         first = f": the first, '{skipped[0].id}', since {skipped[0].reason}" if skipped else ""
@@ -150,6 +155,7 @@ def align(
         "skipped": [dataclasses.asdict(one) for one in skipped],
         "settings": settings_of(method),
         "processes": ranks.count,
+        **({"sharded": True} if sharding_asked() else {}),
         "versions": library_versions(),
     }
     contrast = CONTRASTS[method.contrast]
@@ -157,19 +163,18 @@ def align(
     with Run(folder, settings, ranks) as run:
         if (folder / _EDIT / "edit.json").exists():
             return Edit.load(folder / _EDIT)
-        references = (
-            asked_of(vlm, collator, kept, folder / _REFERENCE, ranks=ranks, batch=method.batch)
-            if method.cached and what.needs_reference
-            else None
-        )
+        references = None
+        if method.cached and what.needs_reference:
+            with torch.autocast(vlm.device.type, torch.bfloat16, enabled=method.bf16):
+                references = asked_of(vlm, collator, kept, folder / _REFERENCE, ranks=ranks, batch=method.batch)
         # Whether rows can be run from their beginnings is found out now: dropout would spoil the comparison, and the
         # comparison the draws of a training that goes on.
         vlm.run(collator.batch(kept[: method.batch]).prepared)
         torch.manual_seed(method.seed)
         with method.adapter.trained(vlm) as trained:
-            last = _last_checkpoint(folder / _CHECKPOINTS)
+            last = _last_checkpoint(folder / _CHECKPOINTS, ranks)
             policy = Policy(vlm, trained, what, references, recompute=method.recompute, fresh=last is None)
-            trainer = _Trainer(policy, method, kept, collator, run, report_to, progress)
+            trainer = _Trainer(policy, method, kept, collator, run, report_to, progress, vlm.device)
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
             edit = _edit(vlm, method, trained, settings, kept, skipped, source)
         final = dict(run.records[-1]) if run.records else {}
@@ -192,6 +197,7 @@ class _Trainer(Trainer):
         run: Run,
         report_to: str,
         progress: Callable[[int, int], None] | None,
+        device: torch.device,
     ) -> None:
         self._policy = policy
         self._run = run
@@ -200,11 +206,18 @@ class _Trainer(Trainer):
         self._logged = max((int(record["step"]) for record in run.records), default=0)
         super().__init__(
             model=policy,
-            args=_arguments(method, run.folder / _CHECKPOINTS, report_to),
+            args=_arguments(method, run.folder / _CHECKPOINTS, report_to, device),
             data_collator=collator,
             train_dataset=list(pairs),  # type: ignore[arg-type]
         )
         self.remove_callback(PrinterCallback)
+        if self.is_fsdp_enabled:
+            as_one_unit(self.accelerator.state.fsdp_plugin)
+
+    def compute_loss(self, model: Any, *args: Any, **named: Any) -> Any:
+        """As ever; of what is in pieces accelerate casts parameters alone, so that autocast is ours there."""
+        with self.accelerator.autocast() if in_pieces(model) else nullcontext():
+            return super().compute_loss(model, *args, **named)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """As ever; a loss that is not finite ends it, and so does a first one without gradient.
@@ -215,10 +228,10 @@ class _Trainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not bool(torch.isfinite(loss)):
             raise EditError(f"the training diverged: a smaller learning rate than {self.args.learning_rate} is needed")
-        if not self._moved:
-            self._moved = any(
-                parameter.grad is not None and bool(parameter.grad.any()) for parameter in self._policy.parameters()
-            )
+        if not self._moved and self.accelerator.sync_gradients:  # before, pieces have no gradients yet
+            gradients = [mine(one.grad) for one in self._policy.parameters() if one.grad is not None]
+            moved = torch.tensor([any(bool(one.any()) for one in gradients)], device=loss.device)
+            self._moved = bool(self.accelerator.gather(moved).any())  # type: ignore[union-attr]
             if not self._moved:
                 raise EditError("the loss does not depend on what is trained: no gradient reaches it")
         if self._progress is not None:
@@ -241,8 +254,19 @@ class _Trainer(Trainer):
         super().log(logs, start_time)
 
 
-def _arguments(method: Alignment, folder: Path, report_to: str) -> TrainingArguments:
-    return TrainingArguments(
+def _check_card(device: torch.device) -> None:
+    """Trainer takes the card of this process's number, alone the first.
+
+    Raises:
+        VlmendError: the model is on another.
+    """
+    own = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "cuda" and device.index not in (None, own):
+        raise VlmendError(f"a training runs on cuda:{own}, not {device}: choose the card by CUDA_VISIBLE_DEVICES")
+
+
+def _arguments(method: Alignment, folder: Path, report_to: str, device: torch.device) -> TrainingArguments:
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=method.batch,
         gradient_accumulation_steps=method.accumulate,
@@ -265,15 +289,23 @@ def _arguments(method: Alignment, folder: Path, report_to: str) -> TrainingArgum
         report_to=report_to,
         remove_unused_columns=False,
         disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=False,  # batches are records, which find their own way to the device
         # pairs without a picture do not reach what stands before the decoder
         ddp_find_unused_parameters=bool({"connector", "vision"} & {*method.adapter.modules}),
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # type: ignore[reportPrivateUsage] - it would copy what is trained
+    return arguments
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The last one that was written whole: its state is written last."""
-    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if path.stat().st_size]
+def _last_checkpoint(folder: Path, ranks: Ranks) -> Path | None:
+    """The last one that was written whole: its state is written last, and every process's draws by itself."""
+    draws = [f"rng_state_{index}.pth" for index in range(ranks.count)] if ranks.count > 1 else []
+    found = [
+        path.parent
+        for path in folder.glob("checkpoint-*/trainer_state.json")
+        if all(one.is_file() and one.stat().st_size for one in (path, *(path.with_name(name) for name in draws)))
+    ]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 

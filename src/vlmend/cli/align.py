@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import ModelArgument, SkipMissingOption, load_model, read_settings, with_settings
+from vlmend.cli.arguments import (
+    DeviceOption,
+    ModelArgument,
+    SkipMissingOption,
+    load_model,
+    read_settings,
+    with_settings,
+)
 from vlmend.cli.console import JsonFlag, Reply, replying, tracking, working
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import UnknownNameError
@@ -49,6 +56,7 @@ def align(
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many pairs.")] = None,
     skip_missing: SkipMissingOption = False,
     report_to: Annotated[str, typer.Option(help="A logger of transformers: tensorboard, wandb, trackio.")] = "none",
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Train a model to prefer some answers to others; the result is an edit.
@@ -68,7 +76,7 @@ def align(
 
         logging.set_verbosity_error()  # its loop warns of what is no concern of the user's
         edits = [Edit.load(folder) for folder in edit or ()]
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         with vlm.using(stacked(edits) if edits else None), tracking("Training") as moved:
             made = train(vlm, given, out, method, source=str(pairs), report_to=report_to, progress=moved)
         given_of = made.chosen["pairs"]

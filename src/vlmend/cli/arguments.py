@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CasesArgument",
+    "DeviceOption",
     "LimitOption",
     "MaxNewTokensOption",
     "ModelArgument",
@@ -31,8 +33,10 @@ __all__ = [
     "make_editor",
     "make_editors",
     "make_training",
+    "placed",
     "read_cases",
     "read_settings",
+    "typed_device",
     "with_settings",
 ]
 
@@ -44,20 +48,53 @@ CasesArgument = Annotated[
 ]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Use only the first so many cases.")]
 SkipMissingOption = Annotated[bool, typer.Option("--skip-missing", help="Leave out cases whose pictures are missing.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE", help="Where the model runs: cpu, cuda (a card for each of several processes), cuda:1."
+    ),
+]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 
 
 _PLACES = ("language", "connector", "vision")
 
 
-def load_model(name: str, **how: Any) -> VLM:
-    """The model of that name, loaded as ``how`` says, with a spinner while it loads."""
+def load_model(name: str, device: str = "cpu", **how: Any) -> VLM:
+    """The model of that name where `placed` puts it, loaded as ``how`` says, with a spinner while it loads."""
+    place = placed(device)
     with working(f"Loading {name}"):
         import vlmend
         from vlmend.models.heap import keep_freed_memory
 
         keep_freed_memory()
-        return vlmend.load(name, **how)
+        return vlmend.load(name, device=place, **how)
+
+
+def placed(device: str) -> str:
+    """Where this process's model is: of several on CUDA each has a card of its own.
+
+    Raises:
+        VlmendError: there is no such device.
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or (number and not number.isdecimal()):
+        raise VlmendError(f"--device takes cpu or cuda, not '{device}'")
+    if not torch.cuda.is_available():
+        raise VlmendError(f"--device {device}: there is no CUDA device")
+    index = int(number or os.environ.get("LOCAL_RANK", 0))
+    if index >= torch.cuda.device_count():
+        raise VlmendError(f"--device {device}: there is no CUDA device {index}")
+    return f"cuda:{index}"
+
+
+def typed_device(device: str) -> list[str]:
+    """The words by which a command is given again that was given a device."""
+    return [] if device == "cpu" else ["--device", device]
 
 
 def check_askable(vlm: VLM, cases: Sequence[EditCase]) -> None:

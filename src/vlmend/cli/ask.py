@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vlmend.cli.arguments import ModelArgument, load_model
+from vlmend.cli.arguments import DeviceOption, ModelArgument, load_model
 from vlmend.cli.console import JsonFlag, replying, working
 
 __all__ = ["ask"]
@@ -20,6 +20,7 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.")],
     edit: Annotated[list[Path] | None, typer.Option(help="A saved edit to put in force; may be repeated.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Ask a model one question about a picture, with or without saved edits."""
@@ -30,7 +31,7 @@ def ask(
 
         picture = open_picture(image)
         edits = [Edit.load(folder) for folder in edit or ()]
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         with working("Answering"), vlm.using(stacked(edits) if edits else None):
             start = perf_counter()
             answer = vlm.answer(picture, question, max_new_tokens=max_new_tokens)

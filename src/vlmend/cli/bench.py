@@ -13,6 +13,7 @@ import typer
 
 from vlmend.cli.arguments import (
     CasesArgument,
+    DeviceOption,
     LimitOption,
     ModelArgument,
     SkipMissingOption,
@@ -21,6 +22,7 @@ from vlmend.cli.arguments import (
     load_model,
     make_editors,
     read_cases,
+    typed_device,
 )
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.measuring import described, measure
@@ -65,6 +67,7 @@ def bench(
     protocol: Annotated[
         str, typer.Option(help="Whose questions and scores: default, legacy (EasyEdit's) or visedit.")
     ] = "default",
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Edit every case alone with each editor, or all at once, measure before and after, and write a report."""
@@ -77,7 +80,7 @@ def bench(
         methods, way = by_module(make_editors(editors, setting or ()), modules or ""), protocol_of(protocol)
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
         groups = grouped(wanted, by) if by else {}
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         check_askable(vlm, wanted)
         standing = [Edit.load(folder) for folder in edit or ()]
         measured = partial(
@@ -92,6 +95,7 @@ def bench(
             proofs = measured()
         command = ["vlmend", "bench", model, str(cases), "--editors", editors, "--out", str(out)]
         command += [word for one in setting or () for word in ("--set", one)]
+        command += typed_device(device)
         command += ["--modules", modules] if modules else []
         command += ["--together"] if together else []
         command += ["--by", by] if by else []

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import ModelArgument, SkipMissingOption, check_askable, load_model, read_cases
+from vlmend.cli.arguments import (
+    DeviceOption,
+    ModelArgument,
+    SkipMissingOption,
+    check_askable,
+    load_model,
+    read_cases,
+    typed_device,
+)
 from vlmend.cli.console import JsonFlag, progress, replying
 from vlmend.errors import DataError, UnknownNameError, VlmendError
 
@@ -65,6 +73,7 @@ def build(
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first so many records.")] = None,
     skip_missing: SkipMissingOption = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Keep what a model gets wrong for good; add rewordings, second pictures and questions that must stay; divide it so
@@ -106,7 +115,7 @@ def build(
         )
         if not (out / "run.json").exists():  # one that goes on need not have every tool there any more
             plan.check()
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         check_askable(vlm, [*wanted, *(case for pool in pools.values() for case in pool)])
         settings = {
             "model": vlm.name,
@@ -130,7 +139,7 @@ def build(
                 made = run_all(vlm, wanted, out, plan, run, advance)
             run.finish(statistics(made))
         files = {"--words": words, "--text-locality": text_locality, "--image-locality": image_locality}
-        command = shlex.join(_typed(model, data, out, settings, files))
+        command = shlex.join([*_typed(model, data, out, settings, files), *typed_device(device)])
         about = {
             "Model": f"{vlm.name} (weights {vlm.fingerprint[:12]})",
             "Data": f"{len(wanted)} records of {data.name}",

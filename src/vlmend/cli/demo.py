@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import load_model, make_editor, read_cases
+from vlmend.cli.arguments import DeviceOption, load_model, make_editor, read_cases, typed_device
 from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.cli.measuring import described, measure
 from vlmend.cli.tables import cases_table, overview_table, quiet_table, scores_table
@@ -43,12 +43,13 @@ def demo(
     out: Annotated[Path | None, typer.Option(help="The run folder; a new one in runs/ by default.")] = None,
     count: Annotated[int, typer.Option("--cases", min=1, help="How many wrong answers to mend.")] = 12,
     model: Annotated[str, typer.Option(help="Another model than the bundled one.")] = "demo",
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Mend a dozen wrong answers of the bundled model with several editors, and show what that changed."""
     with replying(as_json) as reply:
         cases = demo_cases(count)
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         with working("Asking the model"):
             said = vlm.generate(vlm.prepare([case.request for case in cases]))
         reply.say(_wrong_answers(cases, said))
@@ -58,6 +59,7 @@ def demo(
         proofs = measure(vlm, [make_editor(name, settings) for name, settings in EDITORS.items()], cases, folder)
         command = ["vlmend", "demo", "--cases", str(len(cases))]
         command += [] if model == "demo" else ["--model", model]
+        command += typed_device(device)
         title = f"{len(cases)} wrong answers of {Path(vlm.name).name}, mended one by one"
         report = described(title, proofs, cases, "the bundled demo cases", shlex.join(command))
         reply.say(cases_table(report), scores_table(proofs[0]), overview_table(proofs), *headlines(proofs), "")

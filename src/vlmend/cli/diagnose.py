@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import MaxNewTokensOption, ModelArgument, load_model
+from vlmend.cli.arguments import DeviceOption, MaxNewTokensOption, ModelArgument, load_model, typed_device
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import VlmendError
@@ -42,6 +42,7 @@ def diagnose(
     steps: Annotated[int, typer.Option(min=1, help="Points on the path of integrated gradients.")] = 24,
     tokens: Annotated[int, typer.Option(min=1, help="Heat maps for so many tokens of the answer.")] = 8,
     max_new_tokens: MaxNewTokensOption = 32,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Show why a model answers as it does: picture or prior, which parts of the picture, which layers."""
@@ -55,13 +56,13 @@ def diagnose(
         where = explained.LAYERS if layers is None else _indices(layers)
         example = Example(question, open_picture(image))
         edits = [Edit.load(folder) for folder in edit or ()]
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         with working("Looking for reasons"), vlm.using(stacked(edits) if edits else None):
             found = explained.diagnose(
                 vlm, example, answer, against, layers=where, steps=steps, most=tokens, max_new_tokens=max_new_tokens
             )
         folder = out or Path("runs") / f"diagnose-{datetime.now():%Y%m%d-%H%M%S}"
-        command = ["vlmend", "diagnose", model, str(image), question]
+        command = ["vlmend", "diagnose", model, str(image), question, *typed_device(device)]
         command += [] if answer is None else ["--answer", answer]
         command += [] if against is None else ["--against", against]
         command += [word for one in edit or () for word in ("--edit", str(one))]

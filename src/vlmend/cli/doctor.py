@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from vlmend.cli.arguments import load_model
+from vlmend.cli.arguments import DeviceOption, load_model
 from vlmend.cli.console import JsonFlag, Reply, progress, replying, working
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def doctor(
     families: Annotated[
         bool, typer.Option("--families", help="Also try every model family that transformers knows, without weights.")
     ] = False,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Check the installation and, if one is named, a model. Exit code 1 if anything is wrong with these."""
@@ -51,7 +52,7 @@ def doctor(
         _show_checks(reply, checks)
         document: dict[str, Any] = {"checks": [asdict(check) for check in checks], "model": None}
         if model:
-            document["model"], promises = _model(reply, model)
+            document["model"], promises = _model(reply, model, device)
             checks += promises
         if families:
             document["families"] = _families(reply)
@@ -114,10 +115,10 @@ def describe(vlm: VLM) -> dict[str, Any]:
     }
 
 
-def _model(reply: Reply, name: str) -> tuple[dict[str, Any], list[Check]]:
+def _model(reply: Reply, name: str, device: str) -> tuple[dict[str, Any], list[Check]]:
     from vlmend.models.checkup import checkup
 
-    vlm = load_model(name)
+    vlm = load_model(name, device)
     with working("Looking at the model"):
         description = describe(vlm)
         promises = [Check(found.name, found.ok, found.detail) for found in checkup(vlm)]

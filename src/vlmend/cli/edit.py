@@ -10,6 +10,7 @@ import typer
 
 from vlmend.cli.arguments import (
     CasesArgument,
+    DeviceOption,
     LimitOption,
     MaxNewTokensOption,
     ModelArgument,
@@ -49,13 +50,14 @@ def edit(
     limit: LimitOption = None,
     skip_missing: SkipMissingOption = False,
     max_new_tokens: MaxNewTokensOption = 32,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Fit edits for the cases in a file and save them: one per case, or one for all."""
     with replying(as_json) as reply:
         method = make_editor(editor, read_settings(setting or ()))
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         check_askable(vlm, wanted)
         groups = {out: wanted} if together else {out / case.id: [case] for case in wanted}
         made: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import MaxNewTokensOption, ModelArgument, load_model
+from vlmend.cli.arguments import DeviceOption, MaxNewTokensOption, ModelArgument, load_model
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import EditError
@@ -71,14 +71,18 @@ def show(folder: FolderArgument, as_json: JsonFlag = False) -> None:
 
 @app.command()
 def verify(
-    model: ModelArgument, folders: FoldersArgument, max_new_tokens: MaxNewTokensOption = 32, as_json: JsonFlag = False
+    model: ModelArgument,
+    folders: FoldersArgument,
+    max_new_tokens: MaxNewTokensOption = 32,
+    device: DeviceOption = "cpu",
+    as_json: JsonFlag = False,
 ) -> None:
     """Ask a model the requests of edits again; exit code 1 if one does not hold."""
     with replying(as_json) as reply:
         from vlmend.evaluation.recheck import recheck
 
         edits = {folder: _load(folder) for folder in folders}
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         with working("Asking"):
             found = {folder: recheck(vlm, edit, max_new_tokens=max_new_tokens) for folder, edit in edits.items()}
         table = quiet_table("Requests asked again", "Edit", "Question", "Right", "Without", "With the edit", "Holds")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import ModelArgument, SkipMissingOption, load_model, read_settings
+from vlmend.cli.arguments import DeviceOption, ModelArgument, SkipMissingOption, load_model, read_settings
 from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.cli.judging import (
     AgainstOption,
@@ -81,6 +81,7 @@ def measure(
     judge_prompt: JudgePromptOption = None,
     replies: RepliesOption = None,
     against: AgainstOption = None,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Ask a model what is in pictures, and say how much of what it answers is made up, or what a judge makes of it."""
@@ -98,7 +99,7 @@ def measure(
         suites = suites_of(suite, file or (), images or (), prompts, scenes, protocol, limit, skip_missing, the_judge)
         others = earlier(against, [one.name for one in suites])
         edits = [Edit.load(folder) for folder in edit or ()]
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         longest = {one.name: max_new_tokens or one.max_new_tokens for one in suites}
         about = {
             "model": vlm.name,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import LimitOption, ModelArgument, load_model
+from vlmend.cli.arguments import DeviceOption, LimitOption, ModelArgument, load_model, placed
 from vlmend.cli.console import JsonFlag, Reply, progress, replying, working
 from vlmend.cli.tables import quiet_table
 from vlmend.data.identity import identity
@@ -80,7 +79,7 @@ def pairs(
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     limit: LimitOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda.")] = "cpu",
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Make a worse answer for every good one, check it, and write pairs as TRL's columns with a manifest."""
@@ -99,12 +98,12 @@ def pairs(
         for option, (least, most) in (("--ratio", ratio), ("--weakened-ratio", weakened_ratio)):
             if not 0 < least <= most:
                 raise VlmendError(f"{option} takes least and most, both above 0, not {least:g} and {most:g}")
-        how, place = _resolved(rewriter, model), _device(device)
+        how, place = _resolved(rewriter, model), placed(device)
         checkable = _checkable(words, model)
         cases = _cases(data, images)[:limit]
         if not cases:
             raise DataError("no record in it can be used", path=data)
-        vlm = load_model(model, device=place)
+        vlm = load_model(model, device)
         made: dict[str, Any] = {
             "weaken": lambda: Weakened(
                 vlm, noise, Check(checkable, weakened_ratio, plausible), tries, temperature, contrast, max_new_tokens
@@ -228,19 +227,6 @@ def _checkable(words: str, model: str) -> Checkable | None:
 
         return checkable()
     return Checkable.of_objects(read_synonyms(SYNONYMS if words == "auto" else words))
-
-
-def _device(device: str) -> str:
-    """Where this process's model is: of several on CUDA each has a card of its own."""
-    import torch
-
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise VlmendError(f"--device takes cpu or cuda, not '{device}'") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise VlmendError("--device cuda: there is no CUDA device")
-    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 
 def _digest(data: Path) -> str | None:

@@ -11,6 +11,7 @@ import typer
 
 from vlmend.cli.arguments import (
     CasesArgument,
+    DeviceOption,
     LimitOption,
     ModelArgument,
     SkipMissingOption,
@@ -56,6 +57,7 @@ def sequence(
         str, typer.Option(help="Whose questions and scores: default, legacy (EasyEdit's) or visedit.")
     ] = "default",
     seed: Annotated[int, typer.Option(help="Of which earlier cases are asked.")] = 0,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Edit one case after another with each editor; measure what is left of earlier edits, and of all else."""
@@ -71,7 +73,7 @@ def sequence(
         methods, way, points = make_editors(editors, setting or ()), protocol_of(protocol), _numbers(at)
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
         beside = _held_out(held_out or (), skip_missing=skip_missing)
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         check_askable(vlm, wanted)
         settings = run_settings(vlm, methods, wanted, way, max_new_tokens) | {
             "at": points,

@@ -9,6 +9,7 @@ import typer
 
 from vlmend.cli.arguments import (
     CasesArgument,
+    DeviceOption,
     LimitOption,
     ModelArgument,
     SkipMissingOption,
@@ -45,6 +46,7 @@ def train_editor(
     ] = None,
     limit: LimitOption = None,
     skip_missing: SkipMissingOption = False,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Train an editor for a model on edit cases, and save its weights.
@@ -55,7 +57,7 @@ def train_editor(
         method = make_training(editor, read_settings(setting or ()))
         files = [cases, *(more or ())]
         wanted = [case for file in files for case in read_cases(file, limit, skip_missing=skip_missing)]
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         check_askable(vlm, wanted)
         from vlmend.editors.training import train
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import LimitOption, ModelArgument, load_model
+from vlmend.cli.arguments import DeviceOption, LimitOption, ModelArgument, load_model
 from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import VlmendError
@@ -39,6 +39,7 @@ def weaken(
     limit: LimitOption = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest description, in tokens.")] = 64,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Describe pictures under more and more noise, and find the step at which most of what is expected and absent is
@@ -54,7 +55,7 @@ def weaken(
         wanted = _steps(steps)
         how: Any = Weakening("step", max(wanted), where, seed)  # pyright: ignore[reportArgumentType]
         described, named = _described(scenes, queries, annotations, images, limit)
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         settings = {
             "model": vlm.name,
             "fingerprint": vlm.fingerprint,

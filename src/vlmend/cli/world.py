@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from vlmend.cli.arguments import ModelArgument, load_model
+from vlmend.cli.arguments import DeviceOption, ModelArgument, load_model, placed
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.world_alignment import alignment
 from vlmend.cli.world_attribution import attribution
@@ -59,7 +59,7 @@ def train(
     steps: Annotated[
         int | None, typer.Option(min=1, help="A shorter run: so many decoder steps, then a third as many of polishing.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where it trains: cpu, cuda.")] = "cpu",
+    device: DeviceOption = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="Processes that render pictures and, for a GPU, batches.")] = 2,
     as_json: JsonFlag = False,
 ) -> None:
@@ -80,7 +80,7 @@ def train(
             recipe = replace(recipe, seed=seed)
         if steps is not None:
             recipe = replace(recipe, schedules=(binding_first(steps), polishing(steps // 3)))
-        model = run(out or Path("runs") / f"demo-{backbone}", recipe, Means(device, workers))
+        model = run(out or Path("runs") / f"demo-{backbone}", recipe, Means(placed(device), workers))
         reply.line(str(model))
         reply.document = {"model": str(model), "recipe": asdict(recipe)}
 
@@ -93,6 +93,7 @@ def exam(
     only: Annotated[str | None, typer.Option(metavar="A,B", help="Only these sections.")] = None,
     card: Annotated[Path | None, typer.Option(help="Write the model card, its figures and exam.json here.")] = None,
     second: Annotated[Path | None, typer.Option(help="Another seed's exam.json, shown beside in the card.")] = None,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Examine a demo model on scenes that no training has seen; every gate of its card."""
@@ -112,7 +113,7 @@ def exam(
         sections = only.split(",") if only else list(SECTIONS)
         if unknown := [s for s in sections if s not in SECTIONS]:
             raise VlmendError(f"no section '{unknown[0]}' in the examination; there are: {', '.join(SECTIONS)}")
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         with working("Examining"):
             estimates = examine(vlm, Settings(n, seed), sections)
         document = {
@@ -159,11 +160,12 @@ def build(
         tuple[int, int], typer.Option(help="Cases of questions given an answer that is not true: train, eval.")
     ] = (0, 0),
     seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Write edit cases out of the model's own errors: JSON lines with all probes, and JSON as MMEdit publishes it."""
     with replying(as_json) as reply:
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         from vlmend.world.build import build as run
 
         def sizes(pair: tuple[int, int]) -> dict[str, int]:
@@ -247,6 +249,7 @@ def dose(
     out: OutOption = Path("runs/dose"),
     model: Annotated[str, typer.Option(help="The model whose image encoder the small models share.")] = "demo",
     seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Measure hallucination against each dial of the prior, on small models; a study that was cut short goes on."""
@@ -255,7 +258,7 @@ def dose(
         from vlmend.world.dose import dose as run
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         vision: Any = vlm.parts.vision
         records = run(vision, out, Trial(seed=seed), logging.getLogger(__name__).info)
         table = Table(title_justify="left", header_style="bold")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmend.cli.align import method_of
-from vlmend.cli.arguments import load_model, read_settings
+from vlmend.cli.arguments import DeviceOption, load_model, read_settings
 from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.errors import VlmendError
 
@@ -51,6 +51,7 @@ def alignment(
     ),
     n: Annotated[int, typer.Option(min=2, help="Scenes that are described, of either sort.")] = 400,
     asked_seed: Annotated[int | None, typer.Option(help="Seed of what is asked.")] = None,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Train a demo model on pairs in several ways and seeds, and ask it about scenes against the prior."""
@@ -70,7 +71,7 @@ def alignment(
         method = method_of("bpo", "lora", read_settings(setting or ()))
         with working(f"Reading {pairs}"):
             given = read_pairs(pairs)
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         from vlmend.alignment.train import settings_of
         from vlmend.edits.edit import library_versions
         from vlmend.runs import Run

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmend.cli.arguments import ModelArgument, load_model
+from vlmend.cli.arguments import DeviceOption, ModelArgument, load_model
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import VlmendError
@@ -28,6 +28,7 @@ def attribution(
     validation: Annotated[int, typer.Option(min=4, help="Other cases, to choose layers and thresholds on.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 9_100_001,
     only: Annotated[str | None, typer.Option(metavar="A,B", help="Only these sections.")] = None,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Try attributions where the truth is known: whether maps point at the thing and show what counts, which kind
@@ -38,7 +39,7 @@ def attribution(
         sections = only.split(",") if only else list(SECTIONS)
         if unknown := [one for one in sections if one not in SECTIONS]:
             raise VlmendError(f"no section '{unknown[0]}' in the trial; there are: {', '.join(SECTIONS)}")
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         with working("Trying"):
             found = tried(vlm, Trial(n, validation, seed), sections)
         reply.say(*(_table(name, some) for name, some in found.items()))

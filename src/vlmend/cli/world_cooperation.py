@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmend.cli.arguments import ModelArgument, load_model, make_editors
+from vlmend.cli.arguments import DeviceOption, ModelArgument, load_model, make_editors
 from vlmend.cli.console import JsonFlag, progress, replying, working
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def cooperation(
     ),
     n: Annotated[int, typer.Option(min=1, help="Pairs of edits.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the pairs.")] = 7,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Teach a flag's country and a fact of that country by one edit each, and ask for the fact by the flag."""
@@ -45,7 +46,7 @@ def cooperation(
         from vlmend.world.pairs import pairs_of
 
         methods = make_editors(editors, setting or ())
-        vlm = load_model(model)
+        vlm = load_model(model, device)
         with working(f"Looking for flags that {model} does not know"):
             pairs = pairs_of(vlm, n, seed=seed)
         cases = [case for pair in pairs for case in (pair.seen, pair.known)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmend.cli.arguments import read_cases
+from vlmend.cli.arguments import DeviceOption, load_model, read_cases
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.errors import UnknownNameError
 
@@ -35,12 +35,12 @@ def table(
     eic: Annotated[int, typer.Option(min=0, help="E-IC cases for each model.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of the cases.")] = 7,
     max_new_tokens: Annotated[int, typer.Option(min=0, help="Longest answer, in tokens.")] = 32,
+    device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Make cases of each model's own errors, measure all editors and controls on them, and write one table: forced and
     free answers, intervals, costs, the papers' numbers, and a remark wherever the order is another."""
     with replying(as_json) as reply:
-        from vlmend import load
         from vlmend.cli.measuring import measure
         from vlmend.evaluation.published import PUBLISHED
         from vlmend.models.bundled import BUNDLED
@@ -58,9 +58,10 @@ def table(
                 raise UnknownNameError("demo model", name, BUNDLED)
         command = f"vlmend world table --models {','.join(chosen)} --evqa {evqa} --eic {eic} --seed {seed}"
         command += f" --editors {','.join(wanted)}" if editors else ""
+        command += f" --device {device}" if device != "cpu" else ""
         parts = ["# Editors on the demo models", "", f"Made by `{command}`. {_WHAT}", ""]
         for name in chosen:
-            vlm = load(name)
+            vlm = load_model(name, device)
             made = dict(methods_for(vlm, wanted, _files(vlm, out / name, seed)))
             methods = [editor for editor in made.values() if editor is not None]
             for task, count in (("evqa", evqa), ("eic", eic)):

@@ -162,7 +162,7 @@ def rewritten(changes: Mapping[nn.Module, Callable[[Tensor], Tensor | None]]) ->
 
 @contextmanager
 def added(changes: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Generator[None, None, None]:
-    """Within the block each module returns its output plus what its function makes of its input."""
+    """Within the block each module returns its output plus what its function makes of its input, in its own type."""
 
     handles: list[Any] = []
     try:
@@ -181,7 +181,7 @@ class _Adder:
         self._change = change
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return output + self._change(args[0])
+        return output + self._change(args[0]).to(output.dtype)  # under autocast that is not the input's
 
 
 def added_to(owner: Any) -> bool:
