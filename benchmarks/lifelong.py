@@ -2,10 +2,10 @@
 
 UltraEdit at the `mlp.down` of three late layers, a hundred requests a turn, every turn made on the model with all
 earlier ones in force (`vlmend.evaluation.sequence`), with the statistics of a life of edits. Requests are questions of
-about twenty tokens with answers of one to four words; with `--pictures` every five of them are about a picture of their
-own, of 256 tokens. Needs a GPU for the model of that size; `--size small` shows on a CPU that it runs.
+about twenty tokens with answers of one to four words; among those with pictures every five are about one of their own,
+of 256 tokens. Needs a GPU for the model of that size; `--size small` shows on a CPU that it runs.
 
-    python benchmarks/lifelong.py [--edits 20000] [--turn 100] [--pictures] [--size 7b|small] [--minutes M]
+    python benchmarks/lifelong.py [--edits 20000] [--turn 100] [--requests text,pictures] [--size 7b|small] [--minutes M]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import resource
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ import vlmend
 from vlmend import VLM, EditCase, Example
 from vlmend.editors.ultraedit import UltraEdit
 from vlmend.evaluation.protocols import protocol_of
-from vlmend.evaluation.sequence import sequence
+from vlmend.evaluation.sequence import Point, sequence
 
 SIZES = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
@@ -61,47 +61,55 @@ ASKED = ("capital", "founder", "largest city", "language", "colour of the flag",
 PIXELS, VOCABULARY, A_PICTURE = 224, 32064, 5
 
 
+class Over(Exception):
+    """The time that was given is over."""
+
+
 def main() -> None:
     given = argparse.ArgumentParser()
     given.add_argument("--edits", type=int, default=20_000)
     given.add_argument("--turn", type=int, default=100)
-    given.add_argument("--pictures", action="store_true")
+    given.add_argument("--requests", default="text", help="text, pictures, or both with a comma between")
     given.add_argument("--size", choices=SIZES, default="7b")
     given.add_argument("--minutes", type=float, default=1e9, help="stop at the end of the turn in which these are over")
     wanted = given.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     vlm = model(wanted.size, device)
     vlm.batch_rows = wanted.turn if device == "cuda" else 32
+    vlm.__dict__["fingerprint"] = "random"  # half a minute to hash; nothing is saved here
     depth = len(vlm.parts.layers)
     method = UltraEdit(layers=[depth - 4, depth - 3, depth - 2], lifelong=True)
-    cases = list(itertools.islice(requests(wanted.pictures), wanted.edits))
-    begun = time.monotonic()
-    print(f"fingerprint {vlm.fingerprint[:8]}: {time.monotonic() - begun:.1f} s", flush=True)
-    method.fit(vlm, cases[: wanted.turn])  # not timed: libraries are loaded, memory is reserved
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    begun, made = time.monotonic(), itertools.count(1)
-    last = [0]
+    for kind in wanted.requests.split(","):
+        print(json.dumps(lived(vlm, method, kind == "pictures", wanted.edits, wanted.turn, 60 * wanted.minutes)))
 
-    class Over(Exception):
-        pass
+
+def lived(vlm: VLM, method: UltraEdit, pictures: bool, edits: int, turn: int, limit: float) -> dict[str, Any]:
+    """Make the edits, and say what they took."""
+    cases = list(itertools.islice(requests(pictures), edits))
+    method.fit(vlm, cases[:turn])  # not timed: libraries are loaded, memory is reserved
+    begun, made, peak = time.monotonic(), 0, 0.0
 
     def advance() -> None:
-        last[0] = next(made)
-        if last[0] % (10 * wanted.turn) == 0:
-            print(f"{last[0]} edits: {time.monotonic() - begun:.1f} s", flush=True)
-        if last[0] % wanted.turn == 0 and time.monotonic() - begun > 60 * wanted.minutes:
+        nonlocal made, peak
+        made += 1
+        if made % turn:
+            return
+        peak = max(peak, memory(vlm))
+        seconds = time.monotonic() - begun
+        if made % (10 * turn) == 0:
+            print(f"{made} edits: {seconds:.1f} s", flush=True)
+        if seconds > limit:
             raise Over
 
-    points = []
+    points: list[Point] = []
     try:
         points = sequence(
             vlm,
             method,
             cases,
-            at=(wanted.turn, wanted.edits),
-            turn=wanted.turn,
-            asked=50,
+            at=(turn, edits),
+            turn=turn,
+            asked=20,
             protocol=protocol_of("legacy"),
             max_new_tokens=0,
             progress=advance,
@@ -109,28 +117,29 @@ def main() -> None:
     except Over:
         print("the time is over")
     seconds = time.monotonic() - begun
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if device == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
     for point in points:
         kinds = {kind: summary["score"]["after"]["mean"] for kind, summary in point.retained.items()}
         print(json.dumps({"edits": point.edits, "failed": point.failed, "finite": point.finite, **kinds}))
-    figures = {
-        "edits": last[0],
-        "pictures": wanted.pictures,
+    return {
+        "edits": made,
+        "pictures": pictures,
         "seconds": round(seconds, 1),
-        "ms_per_edit": round(1000 * seconds / max(1, last[0]), 2),
-        "of_fitting": round(points[-1].seconds_per_edit * 1000, 2) if points else None,
-        "peak_gib": round(peak / 2**30, 1),
+        "ms_per_edit": round(1000 * seconds / max(1, made), 2),
+        "of_fitting_ms": round(points[-1].seconds_per_edit * 1000, 2) if points else None,
+        "peak_gib": round(peak, 1),
         "parameters_e9": round(sum(p.numel() for p in vlm.model.parameters()) / 1e9, 2),
         "kb_per_edit": round(points[-1].bytes_per_edit / 1024, 1) if points else None,
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if vlm.device.type == "cuda" else "cpu",
         "torch": torch.__version__,
-        "settings": {name: str(value) for name, value in asdict(method).items()},
+        "layers": list(method.layers),  # type: ignore[call-overload]
     }
-    print(json.dumps(figures))
+
+
+def memory(vlm: VLM) -> float:
+    """The largest until now, in GiB: of a GPU since the turn began, else of the process."""
+    if vlm.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def model(size: str, device: str) -> VLM:

@@ -1,7 +1,7 @@
-"""A second device that is none: tensors that pretend to be on CUDA, so that mixing them with others fails on a CPU too.
+"""A second device that is none: tensors that pretend to be on CUDA, so that mixing them with others fails on a CPU.
 
-Within `pretending` a tensor that was moved to "cuda", or made there, says that it is there, and so does all that is made
-of it; an operation on tensors of both places raises what CUDA would raise. Numbers stay where they are.
+Within `pretending` a tensor that was moved to "cuda", or made there, says that it is there, and so does all that is
+made of it; an operation on tensors of both places raises what CUDA would raise. Numbers stay where they are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["pretending"]
 
 _THERE = torch.device("cuda:0")
 _MARK = "_pretends"
-# Indices may lie on the CPU; what is copied into a tensor may come from anywhere.
+# What is copied into a tensor may come from anywhere; indices are looked at by themselves.
 _MIXED = {
     "__getitem__",
     "__setitem__",
@@ -53,6 +53,10 @@ class _Pretending(TorchFunctionMode):
         tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         there = [one for one in tensors if _there(one)]
         here = [one for one in tensors if not _there(one) and one.dim() > 0]
+        if wanted == "cuda" and kwargs.get("generator") is not None:
+            raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+        if name in ("__getitem__", "__setitem__"):
+            _check_indices(*args)
         if there and here and name not in _MIXED:
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but found cuda:0 and cpu (when calling {name})"
@@ -69,6 +73,15 @@ class _Pretending(TorchFunctionMode):
         ):
             _mark_all([found], True)
         return found
+
+
+def _check_indices(owner: Tensor, indices: Any, value: Any = None) -> None:
+    """Indices lie on the CPU or beside what they are of; what is put at them beside it."""
+    tensors = [one for one in tree_leaves(indices) if isinstance(one, Tensor)]
+    if not _there(owner) and any(map(_there, tensors)):
+        raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
+    if tensors and isinstance(value, Tensor) and value.dim() and _there(value) != _there(owner):
+        raise RuntimeError("Expected all tensors to be on the same device (when calling index_put_)")
 
 
 def _there(one: Any) -> bool:

@@ -1,11 +1,12 @@
 """What works on a CPU works on a GPU: nothing is made in one place and used in the other.
 
-Either is found on a CPU, by tensors that pretend to be elsewhere (`pretended.py`).
+Where there is no GPU, that is found by tensors that pretend to be elsewhere (`pretended.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -47,8 +48,8 @@ BRIEF = {"steps": 2, "check_every": 1, "batch": 2, "held_out": 0.2}
 
 @pytest.fixture(scope="module")
 def there(tiny_folder) -> Any:
-    """A tiny model that pretends to be on CUDA; so does all that is moved there while it is used."""
-    with pretending():
+    """A tiny model on CUDA, or one that pretends to be there, as does all that is moved there while it is used."""
+    with nullcontext() if torch.cuda.is_available() else pretending():
         yield vlmend.load(str(tiny_folder("llava")), device="cuda")
 
 
@@ -140,7 +141,10 @@ def pairs(picture):
     ],
 )
 def test_preferences(there: VLM, pairs, tmp_path, settings, monkeypatch):
-    monkeypatch.setattr("transformers.Trainer._move_model_to_device", lambda *_: None)  # there is nowhere to move it
+    if not torch.cuda.is_available():  # there is nowhere to move it
+        for moves in ("transformers.Trainer._move_model_to_device", "accelerate.Accelerator.prepare_model"):
+            monkeypatch.setattr(moves, lambda _self, model, *_given, **_named: model)
+        monkeypatch.setattr("transformers.TrainingArguments.device", CUDA)
     edit = align(there, pairs, tmp_path / "run", Alignment(steps=2, batch=2, **settings))
     assert len(there.generate(there.prepare([pairs[0]]), edit, max_new_tokens=2)) == 1
 
