@@ -163,6 +163,16 @@ def test_pairs_that_cannot_be_trained_on_are_left_out_and_listed(llava, pairs, t
     assert not (tmp_path / "run").exists()
 
 
+def test_a_picture_is_processed_once_for_all_pairs_that_ask_the_same(llava, pairs, monkeypatch) -> None:
+    fields, calls, moved = llava._preparer.fields, [], []
+    monkeypatch.setattr(llava._preparer, "fields", lambda *given: calls.append(given) or fields(*given))
+    twice = [*pairs, *(replace(pair, id=f"{pair.id}-again", rejected="a hat") for pair in pairs)]
+    kept, _ = fitting(llava, twice, progress=lambda *given: moved.append(given))
+    assert kept == twice
+    assert len(calls) == len(pairs)
+    assert moved == [(number, 12) for number in range(1, 13)]
+
+
 def test_the_reference_is_kept_by_what_was_asked(llava, pairs, tmp_path) -> None:
     collator = Collator(llava, frozenset({"chosen", "rejected"}))
     found = asked_of(llava, collator, pairs, tmp_path)
