@@ -5,7 +5,7 @@ earlier ones in force (`vlmend.evaluation.sequence`), with the statistics of a l
 about twenty tokens with answers of one to four words; among those with pictures every five are about one of their own,
 of 256 tokens. Needs a GPU for the model of that size; `--size small` shows on a CPU that it runs.
 
-    python benchmarks/lifelong.py [--edits 20000] [--turn 100] [--requests text,pictures] [--size 7b|small] [--minutes M]
+    python benchmarks/lifelong.py [--edits 20000] [--turn 100] [--requests text,pictures] [--size small] [--minutes M]
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 DPO steps of 2 pairs on a LLaVA of 58 M parameters: one picture and a short prompt, answers of about 60 tokens, LoRA of
 rank 32 on every linear layer of the language model, without dropout, begun alike. TRL's `DPOTrainer` and `vlmend align`
-are given the same batches, one after another; of each step the loss, the margin and the gradients are compared, and the
-CPU seconds of the fastest are taken. (AdamW's epsilon is large, so that rounding does not decide about the sign of a
-step where there is next to no gradient.) Each side runs in a process of its own, so that its peak memory is its own.
+are given the same batches, one after another; of each step the log-probabilities of every answer under policy and
+reference, the loss, the margin and the gradients are compared, and the CPU seconds of the fastest are taken. (AdamW's
+epsilon is large, so that rounding does not decide about the sign of a step where there is next to no gradient.) Each
+side runs in a process of its own, so that its peak memory is its own.
 
     python benchmarks/preference_step.py [--recompute]
 """
@@ -30,6 +31,7 @@ from PIL import Image
 import vlmend
 from vlmend.alignment import train
 from vlmend.alignment.adapters import LoRAAdapter
+from vlmend.alignment.collate import Batch
 from vlmend.alignment.train import Alignment, align
 from vlmend.data.records import PreferencePair
 
@@ -66,7 +68,20 @@ def ours(model: Path, folder: Path, recompute: bool, cached: bool, results: str)
         save_every=10_000,
         clip=1e9,
     )
-    made: dict[str, Any] = {"seconds": [], "gradients": {}, "order": []}
+    made: dict[str, Any] = {"seconds": [], "gradients": {}, "order": [], "said": []}
+    answers = Batch.answers
+
+    def noted(self: Batch, policy: Any, reference: Any) -> Any:
+        pairs = answers(self, policy, reference)
+        sides = (pairs.chosen, pairs.rejected)
+        made["said"].append(
+            torch.stack(
+                [side.policy_BT.detach().sum(1) for side in sides] + [side.reference_BT.sum(1) for side in sides]
+            )
+        )
+        return pairs
+
+    Batch.answers = noted
 
     class Watched(train._Trainer):
         def training_step(self, model: Any, inputs: Any, num: Any = None) -> Any:
@@ -123,11 +138,25 @@ def theirs(model: Path, folder: Path, recompute: bool, order: list[list[str]], r
             for pair in rows
         ]
     ).cast_column("images", List(ImageFeature()))
-    made: dict[str, Any] = {"seconds": [], "gradients": {}}
+    made: dict[str, Any] = {"seconds": [], "gradients": {}, "said": []}
 
     class Watched(DPOTrainer):
         def _get_train_sampler(self, *_: Any) -> Any:
             return torch.utils.data.SequentialSampler(self.train_dataset)
+
+        def _compute_loss(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+            """As ever; what it sums is its models' ``log_probs``, the policy's first."""
+            found: list[torch.Tensor] = []
+            hook = vlm.model.register_forward_hook(
+                lambda _module, _given, output: found.append(output.log_probs.detach())
+            )
+            try:
+                return super()._compute_loss(model, inputs, *more, **named)
+            finally:
+                hook.remove()
+                width = inputs["completion_mask"].size(1) - 1
+                both = [one[:, -width:].sum(1).chunk(2) for one in found]
+                made["said"].append(torch.stack([one for sides in both for one in sides]))
 
     _watch(
         Watched,
@@ -225,8 +254,13 @@ def main() -> None:
     losses = [(one["loss"], other["loss"]) for one, other in both]
     margins = [(0.1 * one["margin"], other["rewards/margins"]) for one, other in both]
     apart_by = [difference(run["gradients"][step], trl["gradients"][step]) for step in sorted(run["gradients"])]
-    for (loss, other), (margin, reward), by in zip(losses, margins, apart_by, strict=True):
-        print(f"loss {loss:.6f}, TRL {other:.6f}; margin {margin:.6f}, TRL {reward:.6f}; gradients differ by {by:.1e}")
+    said_by = [float((one - other).abs().max()) for one, other in zip(run["said"], trl["said"], strict=True)]
+    largest = max(float(one.abs().max()) for one in trl["said"])
+    for (loss, other), (margin, reward), by, said in zip(losses, margins, apart_by, said_by, strict=True):
+        print(
+            f"loss {loss:.6f}, TRL {other:.6f}; margin {margin:.6f}, TRL {reward:.6f}; gradients differ by {by:.1e}, "
+            f"log-probabilities of answers by {said:.1e} of up to {largest:.0f} nats"
+        )
     print(
         f"a step {best:.2f} CPU s, with cached reference {with_cache:.2f}, TRL {reference:.2f}; peak MiB "
         f"{run['peak']:.0f}, {cached['peak']:.0f}, TRL {trl['peak']:.0f}"
@@ -236,6 +270,7 @@ def main() -> None:
         ratio_cached=reference / with_cache,
         loss_difference=f"{max(abs(one - other) for one, other in losses):.1e}",
         margin_difference=f"{max(abs(one - other) for one, other in margins):.1e}",
+        log_prob_difference=f"{max(said_by):.1e}",
         gradient_difference=f"{max(apart_by):.1e}",
         peak_mb=run["peak"],
         peak_cached_mb=cached["peak"],

@@ -14,7 +14,7 @@ import torch
 
 import vlmend
 from pretended import pretending
-from vlmend import VLM, Edit, attribute, editor
+from vlmend import VLM, Edit, Example, attribute, editor
 from vlmend.alignment.adapters import LoRAAdapter
 from vlmend.alignment.train import Alignment, align
 from vlmend.alignment.weaken import Weakening, weakened
@@ -146,7 +146,8 @@ def test_preferences(there: VLM, pairs, tmp_path, settings, monkeypatch):
             monkeypatch.setattr(moves, lambda _self, model, *_given, **_named: model)
         monkeypatch.setattr("transformers.TrainingArguments.device", CUDA)
     edit = align(there, pairs, tmp_path / "run", Alignment(steps=2, batch=2, **settings))
-    assert len(there.generate(there.prepare([pairs[0]]), edit, max_new_tokens=2)) == 1
+    asked = there.prepare([Example(pairs[0].question, pairs[0].image)])
+    assert len(there.generate(asked, edit, max_new_tokens=2)) == 1
 
 
 def test_worse_answers(there: VLM, more):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import CORE, FAMILIES, assert_untouched, hooks_of, weights_of
 from vlmend import Edit
@@ -17,6 +20,7 @@ from vlmend.alignment.policy import Policy
 from vlmend.alignment.recipes import objective
 from vlmend.alignment.reference import asked_of
 from vlmend.alignment.train import Alignment, align
+from vlmend.alignment.weaken import alpha_bar
 from vlmend.data.records import PreferencePair
 from vlmend.errors import RunError, UnknownNameError, VlmendError
 
@@ -173,6 +177,16 @@ def test_pairs_that_cannot_be_trained_on_are_left_out_and_listed(llava, pairs, t
     assert not (tmp_path / "run").exists()
 
 
+def test_a_picture_is_processed_once_for_all_pairs_that_ask_the_same(llava, pairs, monkeypatch) -> None:
+    fields, calls, moved = llava._preparer.fields, [], []
+    monkeypatch.setattr(llava._preparer, "fields", lambda *given: calls.append(given) or fields(*given))
+    twice = [*pairs, *(replace(pair, id=f"{pair.id}-again", rejected="a hat") for pair in pairs)]
+    kept, _ = fitting(llava, twice, progress=lambda *given: moved.append(given))
+    assert kept == twice
+    assert len(calls) == len(pairs)
+    assert moved == [(number, 12) for number in range(1, 13)]
+
+
 def test_the_reference_is_kept_by_what_was_asked(llava, pairs, tmp_path) -> None:
     collator = Collator(llava, frozenset({"chosen", "rejected"}))
     found = asked_of(llava, collator, pairs, tmp_path)
@@ -230,6 +244,14 @@ def test_a_weakened_picture_is_as_large_and_drawn_by_the_pair(llava, pairs, name
     assert one[0].pictures != one[2].pictures
     assert [row.pictures for row in one] == [row.pictures for row in again]
     assert (one[2].pictures == other[2].pictures) == (name == "black")
+
+
+def test_noise_leaves_as_much_of_a_picture_as_its_step_says() -> None:
+    grey = Image.new("RGB", (64, 48), (192, 192, 192))
+    made = np.asarray(CONTRASTS["noise"](grey, random.Random(0)), dtype=float) / 127.5 - 1
+    kept = float(alpha_bar()[500])
+    assert np.median(made) == pytest.approx(kept**0.5 * (192 / 127.5 - 1), abs=0.03)
+    assert np.quantile(made, 0.5) - np.quantile(made, 0.1587) == pytest.approx((1 - kept) ** 0.5, abs=0.03)
 
 
 @pytest.mark.parametrize(

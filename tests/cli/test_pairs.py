@@ -206,12 +206,94 @@ def test_a_models_own_language_model_rewrites(vlmend_cli, tiny_folder, data: Pat
     assert done.document["pairs"] >= 3
 
 
+def lacking(folder: Path, count: int) -> Path:
+    """So many pictures that lack what is there in twice as many others, as their good answers say."""
+    path = write(folder, 3 * count, 0, 3)
+    records = json.loads(path.read_text())
+    for number, record in enumerate(records):
+        record["conversations"][1]["value"] = "a bed and a pillow" if number % 3 else "a bed and a clock"
+    path.write_text(json.dumps(records))
+    return path
+
+
+def bare(data: Path, out: Path, *more: object) -> list[object]:
+    """Without a step of noise."""
+    return ["pairs", "demo", data, "--out", out, "--by", "weaken", "--tries", 1, "--max-new-tokens", 12, *more]
+
+
+def test_the_step_of_noise_is_measured_once_and_recorded(vlmend_cli, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("vlmend.cli.dosing._LEAST", 5)
+    data = lacking(tmp_path / "lacking", 5)
+    out = tmp_path / "out"
+    done = vlmend_cli(*bare(data, out, "--json"))
+    assert done.code == 0, done.stderr
+    curve = json.loads((out / "curve" / "curve.json").read_text())
+    assert len(curve["curve"]) == 5
+    assert curve["step"] == max(curve["curve"], key=lambda dose: dose["expected"]["mean"])["step"]
+    assert done.document["noise"] == ["step", curve["step"], "pixels"]
+    assert done.document["noise_from"] == curve["why"]
+    assert curve["why"].startswith("measured on 5 pictures")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("vlmend.evaluation.hallucination.dose.dose_curve", never)
+    monkeypatch.setattr("vlmend.evaluation.hallucination.expecting.expecting", never)
+    before = (out / "manifest.json").read_bytes()
+    again = vlmend_cli(*bare(data, out))
+    assert again.code == 0, again.stderr
+    assert f"Step of noise: {curve['step']} (measured on 5 pictures" in again.stdout
+    assert (out / "manifest.json").read_bytes() == before
+    taken = vlmend_cli(*bare(data, tmp_path / "taken", "--curve", out / "curve" / "curve.json", "--json"))
+    assert taken.document["noise"] == done.document["noise"]
+    assert vlmend_cli(*bare(data, out, "--step", 650)).is_a_users_mistake("other settings (noise, noise_from")
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_step_that_one_measured(data: Path) -> None:
+    out = data.parent / "both-measured"
+    given = map(str, bare(lacking(data.parent / "lacking", 20), out))
+    command = [sys.executable, *both_processes(), "-m", "vlmend", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
+    assert done.returncode == 0, done.stderr
+    step = json.loads((out / "curve" / "curve.json").read_text())["step"]
+    made = [json.loads(line) for line in lines(out)]
+    assert {one["rank"] for one in made} == {0, 1}
+    assert {one["notes"]["step"] for one in made if one["rejected"]} == {step}
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ((), "not measured: 0 pictures lack an object that is expected, and it takes 20"),
+        (("--words", "none"), "not measured: no words that can be checked"),
+    ],
+)
+def test_where_nothing_can_be_measured_it_is_said(vlmend_cli, data, tmp_path, given, why) -> None:
+    done = vlmend_cli(*bare(data, tmp_path / "out", "--limit", 2, *given))
+    assert done.code == 0, done.stderr
+    assert f"Step of noise: 700 ({why})." in done.stdout
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["noise"], manifest["noise_from"]) == (["step", 700, "pixels"], why)
+
+
+@pytest.mark.parametrize("content", ['{"curve": []}', "[]", "{", '{"model": "demo", "step": 1000}', None])
+def test_a_curve_that_is_none(vlmend_cli, data, tmp_path, content) -> None:
+    path = tmp_path / "curve.json"
+    if content is not None:
+        path.write_text(content)
+    said = "no curve.json of vlmend weaken" if content is not None else "No such file"
+    assert vlmend_cli(*bare(data, tmp_path / "out", "--curve", path)).is_a_users_mistake("curve.json", said)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         (("--by", "magic"), "no way named 'magic'"),
         (("--by", ","), "--by names no way"),
         (("--kl", 1), "--step and --kl say the same thing"),
+        (("--curve", "curve.json"), "--step and --curve say the same thing"),
         (("--where", "air"), "no place of noise"),
         (("--format", "pickle"), "no format of pairs named 'pickle'"),
         (("--answers", "long"), "no kind of answer named 'long'"),

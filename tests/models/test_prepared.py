@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
+import torch
 from PIL import Image
 
 from vlmend import Example
@@ -57,6 +61,24 @@ def test_equal_pictures_are_one(llava, picture, tmp_path):
     assert len(prepared.pictures) == 1
     assert content_hash(picture(3)) != content_hash(picture(4))
     assert content_hash(Image.new("RGB", (2, 3))) != content_hash(Image.new("RGB", (3, 2)))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_question_is_processed_once_for_all_its_answers(vlm, picture, monkeypatch, shared):
+    asked = [Example("what ?", picture(1), "a red"), Example("what ?", picture(2), "a"), Example("who ?", picture(1))]
+    asked += [replace(asked[0], answer=answer) for answer in ("blue", None)]
+    alone = [vlm.prepare([one]).rows[0] for one in asked]
+    fields, calls = vlm._preparer.fields, []
+    monkeypatch.setattr(vlm._preparer, "fields", lambda *given: calls.append(given) or fields(*given))
+    with vlm.sharing() if shared else nullcontext():
+        prepared = vlm.prepare(asked)
+        assert len(calls) == 3
+        again = vlm.prepare([replace(asked[1], answer="a cat")]).rows[0]
+        assert len(calls) == (3 if shared else 4)
+    assert again.picture == alone[1].picture
+    for one, row, example in zip(alone, prepared.rows, asked, strict=True):
+        assert torch.equal(one.ids_T, row.ids_T) and torch.equal(one.target_N, row.target_N)
+        assert (one.answer_length, one.picture, row.asked) == (row.answer_length, row.picture, example)
 
 
 def test_nothing_to_run(llava):

@@ -86,6 +86,10 @@ class Checkable:
                 kept.append(one)
         return sorted(kept, key=lambda claim: claim.start)
 
+    def objects(self, text: str) -> list[str]:
+        """The names of the objects in a text, in order of mention."""
+        return [one.name for one in self.claims(text) if one.kind == "object"]
+
     def facts(self, text: str) -> Counter[tuple[str, str]]:
         """How often a text says what: (kind, name)."""
         return Counter((one.kind, one.name) for one in self.claims(text))

@@ -8,7 +8,7 @@ anything else; `preflight` looks all the same.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,6 +28,7 @@ from vlmend.models.vlm import VLM
 
 __all__ = ["Batch", "Collator", "SkippedPair", "fitting", "preflight", "token_log_probs"]
 
+_AT_ONCE = 32  # pairs whose prompts are remembered, so that those of one picture and question have it processed once
 _ORDER: tuple[Side, ...] = ("chosen", "rejected", "weakened")
 
 
@@ -166,7 +167,10 @@ class SkippedPair:
 
 
 def fitting(
-    vlm: VLM, pairs: Sequence[PreferencePair], longest: int | None = None
+    vlm: VLM,
+    pairs: Sequence[PreferencePair],
+    longest: int | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> tuple[list[PreferencePair], list[SkippedPair]]:
     """The pairs that the model can be trained on, and those that it cannot: an empty or twice the same answer, a
     picture that cannot be read, or more tokens than there may be (nothing is ever cut off).
@@ -175,16 +179,20 @@ def fitting(
         vlm: the model.
         pairs: in their order.
         longest: most tokens of a prompt with its answer; the model's own limit by default.
+        progress: called with (looked at, all) pairs.
     """
     limit = longest or vlm.longest
     kept: list[PreferencePair] = []
     skipped: list[SkippedPair] = []
-    for pair in pairs:
-        reason = _unfit(vlm, pair, limit)
-        if reason is None:
-            kept.append(pair)
-        else:
-            skipped.append(SkippedPair(pair.id, reason))
+    for start in range(0, len(pairs), _AT_ONCE):
+        with vlm.sharing():
+            for at, pair in enumerate(pairs[start : start + _AT_ONCE], start + 1):
+                reason = _unfit(vlm, pair, limit)
+                if reason is None:
+                    kept.append(pair)
+                else:
+                    skipped.append(SkippedPair(pair.id, reason))
+                progress(at, len(pairs))
     return kept, skipped
 
 

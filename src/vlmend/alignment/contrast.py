@@ -8,13 +8,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 
+import torch
 from PIL import Image
 
-__all__ = ["CONTRASTS", "Contrast", "black", "crop"]
+from vlmend.alignment.weaken import noisy
+
+__all__ = ["CONTRASTS", "Contrast", "black", "crop", "noise"]
 
 Contrast = Callable[[Image.Image, random.Random], Image.Image]
 
 _LEAST, _MOST = 0.01, 0.2
+_STEP = 500
 
 
 def crop(picture: Image.Image, draw: random.Random) -> Image.Image:
@@ -34,5 +38,10 @@ def black(picture: Image.Image, draw: random.Random) -> Image.Image:
     return Image.new("RGB", picture.size)
 
 
-CONTRASTS: Mapping[str, Contrast] = {"crop": crop, "black": black}
+def noise(picture: Image.Image, draw: random.Random) -> Image.Image:
+    """The picture under the noise of a diffusion model (`weaken.py`), at step 500 as CHiP has it (arXiv 2501.16629)."""
+    return noisy(picture, torch.Generator().manual_seed(draw.getrandbits(48)), _STEP)
+
+
+CONTRASTS: Mapping[str, Contrast] = {"crop": crop, "black": black, "noise": noise}
 """Name -> how a picture is made to show less."""

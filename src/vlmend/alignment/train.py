@@ -119,6 +119,7 @@ def align(
     source: str = "",
     report_to: str = "none",
     progress: Callable[[int, int], None] | None = None,
+    looked: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Edit:
     """Train a model on pairs; the model itself is left bit for bit as it was.
 
@@ -133,6 +134,7 @@ def align(
         source: where the pairs are from, to be kept with the result.
         report_to: a logger that transformers knows (tensorboard, wandb, trackio).
         progress: called with (finished, all) steps.
+        looked: called with (looked at, all) pairs, before the first step.
 
     Raises:
         VlmendError: no pair is left, or the model cannot be trained so.
@@ -143,7 +145,7 @@ def align(
     what = method.what
     check_sharding(vlm.device, weights=isinstance(method.adapter, FullAdapter))
     _check_card(vlm.device)
-    kept, skipped = fitting(vlm, pairs, method.longest or None)
+    kept, skipped = fitting(vlm, pairs, method.longest or None, looked)
     if not kept:
         first = f": the first, '{skipped[0].id}', since {skipped[0].reason}" if skipped else ""
         raise VlmendError(f"of {len(pairs)} pairs none can be trained on{first}")

@@ -43,6 +43,7 @@ __all__ = [
     "diffused",
     "divergence",
     "noised",
+    "noisy",
     "seed_of",
     "snr_of_step",
     "step_of_snr",
@@ -83,6 +84,17 @@ def diffused(clean: Tensor, noise: Tensor, step: int) -> Tensor:
         raise VlmendError(f"steps of noise are 0 to {STEPS - 1}, not {step}")
     kept = float(alpha_bar()[step])
     return math.sqrt(kept) * clean + math.sqrt(1 - kept) * noise
+
+
+def noisy(picture: Image.Image, generator: torch.Generator, step: int) -> Image.Image:
+    """x_t of a picture scaled to [-1, 1], as a picture again: what is out of that is cut off.
+
+    Raises:
+        VlmendError: there is no such step.
+    """
+    clean = _scaled(picture)
+    made = diffused(clean, torch.randn(clean.shape, generator=generator), step)
+    return Image.fromarray(((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
 
 
 def snr_of_step(step: int, variance: float = 1.0) -> float:
@@ -264,14 +276,8 @@ def _painted_over(example: Example, name: str, step: int, seed: int) -> Example:
     if step == 0:
         return example
     generator = _generator(seed, name)
-    images = tuple(_noisy_picture(open_picture(one), generator, step) for one in example.pictures)
+    images = tuple(noisy(open_picture(one), generator, step) for one in example.pictures)
     return replace(example, image=images[0] if len(images) == 1 else images or None)
-
-
-def _noisy_picture(picture: Image.Image, generator: torch.Generator, step: int) -> Image.Image:
-    clean = _scaled(picture)
-    noisy = diffused(clean, torch.randn(clean.shape, generator=generator), step)
-    return Image.fromarray(((noisy.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
 
 
 def _scaled(picture: Image.Image) -> Tensor:

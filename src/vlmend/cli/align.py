@@ -16,7 +16,7 @@ from vlmend.cli.arguments import (
     read_settings,
     with_settings,
 )
-from vlmend.cli.console import JsonFlag, Reply, replying, tracking, working
+from vlmend.cli.console import JsonFlag, Reply, bars, replying, working
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import UnknownNameError
 
@@ -77,8 +77,9 @@ def align(
         logging.set_verbosity_error()  # its loop warns of what is no concern of the user's
         edits = [Edit.load(folder) for folder in edit or ()]
         vlm = load_model(model, device)
-        with vlm.using(stacked(edits) if edits else None), tracking("Training") as moved:
-            made = train(vlm, given, out, method, source=str(pairs), report_to=report_to, progress=moved)
+        with vlm.using(stacked(edits) if edits else None), bars() as bar:
+            looked, moved = bar("Looking at the pairs"), bar("Training")
+            made = train(vlm, given, out, method, source=str(pairs), report_to=report_to, progress=moved, looked=looked)
         given_of = made.chosen["pairs"]
         _show(reply, out, given_of)
         reply.line(str(out / "edit"))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console, RenderableType
 
-__all__ = ["JsonFlag", "Reply", "complain", "progress", "replying", "tracking", "working"]
+__all__ = ["JsonFlag", "Reply", "bars", "complain", "progress", "replying", "tracking", "working"]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 
@@ -85,13 +85,24 @@ def progress(what: str, total: int, *, done: int = 0) -> Generator[Callable[[], 
 @contextmanager
 def tracking(what: str) -> Generator[Callable[[int, int], None]]:
     """As `progress`, where the number of steps is not known yet; call what it yields with (finished, all)."""
+    with bars() as bar:
+        yield bar(what)
+
+
+@contextmanager
+def bars() -> Generator[Callable[[str], Callable[[int, int], None]]]:
+    """Several bars below each other; what it yields makes one, to be called as that of `tracking`."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+
+        def bar(what: str) -> Callable[[int, int], None]:
+            task = shown.add_task(what, total=None)
+            return lambda done, total: shown.update(task, completed=done, total=total)
+
+        yield bar
 
 
 def quiet_libraries() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from vlmend.cli.arguments import DeviceOption, LimitOption, ModelArgument, load_model, placed
 from vlmend.cli.console import JsonFlag, Reply, progress, replying, working
+from vlmend.cli.dosing import CURVE, STEP, dosed, step_of
 from vlmend.cli.tables import quiet_table
 from vlmend.data.identity import identity
 from vlmend.errors import DataError, UnknownNameError, VlmendError
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["pairs"]
 
 _WAYS = ("weaken", "inject")
-_STEP = 700
 
 
 def pairs(
@@ -43,10 +44,14 @@ def pairs(
         "weaken,inject"
     ),
     images: Annotated[Path | None, typer.Option(help="The folder with the pictures; the file's by default.")] = None,
-    step: Annotated[int | None, typer.Option(help=f"Weaken: step of noise, 0 to 999; {_STEP} by itself.")] = None,
+    step: Annotated[int | None, typer.Option(help="Weaken: step of noise, 0 to 999; measured by default.")] = None,
     snr: Annotated[float | None, typer.Option(help="Weaken: signal-to-noise ratio in dB, instead of a step.")] = None,
     kl: Annotated[
         float | None, typer.Option(help="Weaken: nats a token between what is said with and without noise, instead.")
+    ] = None,
+    curve: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weaken: the step at the top of this curve.json of vlmend weaken."),
     ] = None,
     where: Annotated[str, typer.Option(help="Weaken: where the noise goes: pixels or picture.")] = "pixels",
     temperature: Annotated[float, typer.Option(min=0.0, help="Weaken: of the draws; 0 for none.")] = 0.2,
@@ -93,7 +98,8 @@ def pairs(
         ranks = Ranks.launched()
         chosen = _listed(by, "--by", _WAYS, "way")
         forms = _listed(formats, "--format", shards.FORMATS, "format of pairs")
-        noise = Weakening(*_amount(step, snr, kl), where, seed)  # pyright: ignore[reportArgumentType]
+        by_what, value, why = _amount(step, snr, kl, curve)
+        noise = Weakening(by_what, value, where, seed)  # pyright: ignore[reportArgumentType]
         mode_of(answers, "")  # pyright: ignore[reportArgumentType]
         for option, (least, most) in (("--ratio", ratio), ("--weakened-ratio", weakened_ratio)):
             if not 0 < least <= most:
@@ -104,24 +110,33 @@ def pairs(
         if not cases:
             raise DataError("no record in it can be used", path=data)
         vlm = load_model(model, device)
-        made: dict[str, Any] = {
-            "weaken": lambda: Weakened(
-                vlm, noise, Check(checkable, weakened_ratio, plausible), tries, temperature, contrast, max_new_tokens
-            ),
-            "inject": lambda: Injecting(
-                _injector(how, rewriter_model, vlm, checkable, answers, max_new_tokens, place),
-                Check(checkable, ratio, plausible),
-                tries,
-                seed,
-            ),
-        }
-        ways: list[Way] = [made[name]() for name in chosen]
+        about = {"model": vlm.name, "fingerprint": vlm.fingerprint, "data": identity(cases)}
+        versions = library_versions()
+        injector = (
+            _injector(how, rewriter_model, vlm, checkable, answers, max_new_tokens, place)
+            if "inject" in chosen
+            else None
+        )
+        if "weaken" in chosen and not why:
+            depends = {**about, "words": words, "contrast": contrast, "max_new_tokens": max_new_tokens}
+            depends |= {"where": where, "seed": seed, "versions": versions}
+            if ranks.first:
+                dosed(vlm, cases, checkable, noise, out / "curve", depends, contrast, max_new_tokens)
+            ranks.wait()
+            found, why = step_of(out / "curve" / CURVE)
+            noise = replace(noise, value=found)
+        ways: list[Way] = []
+        for name in chosen:
+            if name == "weaken":
+                check = Check(checkable, weakened_ratio, plausible)
+                ways.append(Weakened(vlm, noise, check, tries, temperature, contrast, max_new_tokens))
+            elif injector is not None:
+                ways.append(Injecting(injector, Check(checkable, ratio, plausible), tries, seed))
         settings = {
-            "model": vlm.name,
-            "fingerprint": vlm.fingerprint,
-            "data": identity(cases),
+            **about,
             "by": chosen,
-            "noise": [noise.by, noise.value, noise.where],
+            "noise": [noise.by, noise.value, noise.where] if "weaken" in chosen else None,
+            "noise_from": why if "weaken" in chosen else None,
             "temperature": temperature,
             "contrast": contrast,
             "rewriter": [how, rewriter_model, answers],
@@ -131,7 +146,7 @@ def pairs(
             "tries": tries,
             "seed": seed,
             "max_new_tokens": max_new_tokens,
-            "versions": library_versions(),
+            "versions": versions,
         }
         with Run(out, settings, ranks) as run:
             mine = {case.id for case in ranks.share(cases)}
@@ -147,6 +162,8 @@ def pairs(
             about = {**settings, "source": {"file": data.name, "sha256": _digest(data), "records": len(cases)}}
             manifest = shards.write(out, found, dropped, about, forms=forms, most=shard)
             run.finish({"pairs": manifest["pairs"], "by": manifest["by"]})
+        if noise.by == "step" and "weaken" in chosen:
+            reply.line(f"Step of noise: {noise.value} ({why}).")
         _show(reply, manifest, len(cases))
         reply.line(str(out / shards.MANIFEST))
         reply.document = {"out": str(out), **manifest}
@@ -162,11 +179,15 @@ def _listed(given: str, option: str, known: Sequence[str], kind: str) -> list[st
     return found
 
 
-def _amount(step: int | None, snr: float | None, kl: float | None) -> tuple[str, float]:
-    given = [(name, value) for name, value in (("step", step), ("snr", snr), ("kl", kl)) if value is not None]
+def _amount(step: int | None, snr: float | None, kl: float | None, curve: Path | None) -> tuple[str, float, str]:
+    """How much noise is asked for, and who says so: nobody, where it is to be measured."""
+    amounts = {"step": step, "snr": snr, "kl": kl}
+    given = [name for name, value in {**amounts, "curve": curve}.items() if value is not None]
     if len(given) > 1:
-        raise VlmendError(f"--{given[0][0]} and --{given[1][0]} say the same thing: give one of them")
-    return given[0] if given else ("step", _STEP)
+        raise VlmendError(f"--{given[0]} and --{given[1]} say the same thing: give one of them")
+    if curve is not None:
+        return "step", *step_of(curve)
+    return next(((name, value, "given") for name, value in amounts.items() if value is not None), ("step", STEP, ""))
 
 
 def _cases(data: Path, images: Path | None) -> list[EditCase]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmend.cli.arguments import DeviceOption, LimitOption, ModelArgument, load_model
-from vlmend.cli.console import JsonFlag, progress, replying, working
+from vlmend.cli.console import JsonFlag, replying, working
+from vlmend.cli.dosing import CURVE, curve_of
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import VlmendError
 from vlmend.runs import Run, write_json
@@ -47,7 +48,7 @@ def weaken(
     with replying(as_json) as reply:
         from vlmend.alignment.weaken import Weakening
         from vlmend.edits.edit import library_versions
-        from vlmend.evaluation.hallucination.dose import BATCH, dose_curve, worst
+        from vlmend.evaluation.hallucination.dose import worst
         from vlmend.report.dose_figure import dose_figure
         from vlmend.report.figures import save
         from vlmend.report.words import bounds, percent
@@ -67,26 +68,13 @@ def weaken(
             "max_new_tokens": max_new_tokens,
             "versions": library_versions(),
         }
-        batches = -(-len(described) // BATCH)
         with Run(out, settings) as run:
-            done = sum(record["step"] in wanted for record in run.records)
-            with progress("Describing", batches * len(wanted), done=batches * done) as advance:
-                curve = dose_curve(
-                    vlm,
-                    described,
-                    wanted,
-                    named,
-                    how,
-                    run,
-                    contrast=contrast,
-                    max_new_tokens=max_new_tokens,
-                    progress=advance,
-                )
+            curve = curve_of(vlm, described, wanted, named, how, run, contrast=contrast, max_new_tokens=max_new_tokens)
             top = worst(curve)
             document = {"model": vlm.name, "step": top.step, "curve": [asdict(dose) for dose in curve]}
             run.finish(document)
         with working("Drawing the figure"):
-            write_json(out / "curve.json", document)
+            write_json(out / CURVE, document)
             figure = save(dose_figure(curve), out / "curve.png")
         table = quiet_table("In per cent, 95 % interval", "Step")
         for column in ("SNR, dB", "Expected", "", "CHAIR_i", "", "Recall", "", "Words"):

@@ -163,19 +163,27 @@ class Preparer:
         self._alone = lru_cache(_KNOWN)(lambda prompt: self.fields(prompt, [])["input_ids"][0])
 
     def prepare(self, examples: Sequence[Asked]) -> Prepared:
-        """Tokenise examples; a picture that several share is processed for each but kept once.
+        """Tokenise examples; a question of a picture that several ask, with other answers, is processed once.
 
         Raises:
             PromptError: an empty question, or a picture that cannot be read or has no place in the prompt.
         """
         rows: list[Row] = []
         pictures: dict[str, dict[str, Tensor]] = {}
+        known: dict[Any, tuple[Row, dict[str, Tensor]]] = {}
         for example in examples:
-            row, inputs = self.row(example)
+            key = _question(example)
+            earlier = known.get(key)
+            row, inputs = known[key] = self.row(example) if earlier is None else self.again(*earlier, example)
             rows.append(row)
             if row.picture is not None:
                 pictures.setdefault(row.picture, inputs)
         return Prepared(tuple(rows), pictures)
+
+    def again(self, row: Row, inputs: dict[str, Tensor], example: Asked) -> tuple[Row, dict[str, Tensor]]:
+        """As `row`, of an example that asks the same of the same pictures as one of which that is known."""
+        target, length = self._target(row.prompt, example.question, len(row.pictures), example.answer)
+        return replace(row, target_N=target, answer_length=length, asked=example), inputs
 
     def row(self, example: Asked) -> tuple[Row, dict[str, Tensor]]:
         """One example, and the processor's tensors of its pictures."""
@@ -316,6 +324,7 @@ class Shared:
     """What several preparations of the same examples have in common; see `VLM.sharing`."""
 
     rows: dict[Any, tuple[Asked, Row, dict[str, Tensor]]] = field(default_factory=dict[Any, Any])
+    questions: dict[Any, tuple[Row, dict[str, Tensor]]] = field(default_factory=dict[Any, Any])
     features: Features = field(default_factory=lambda: Features())
     below: dict[Any, Any] = field(default_factory=dict[Any, Any])
     begun: dict[Any, dict[Any, Any]] = field(default_factory=dict[Any, dict[Any, Any]])
@@ -325,13 +334,22 @@ class Shared:
         """As `Preparer.prepare`; an example that is equal to an earlier one is the same row."""
         found: list[tuple[Asked, Row, dict[str, Tensor]]] = []
         for example in examples:
-            key = (example.question, example.answer, *map(_identity, listed(example.image)))
+            asked = _question(example)
+            key = (example.answer, *asked)
             if key not in self.rows:
-                self.rows[key] = (example, *preparer.row(example))  # the example keeps its picture's identity alive
+                earlier = self.questions.get(asked)
+                made = preparer.row(example) if earlier is None else preparer.again(*earlier, example)
+                self.questions.setdefault(asked, made)
+                self.rows[key] = (example, *made)  # the example keeps its picture's identity alive
             found.append(self.rows[key])
         pictures = {row.picture: inputs for _, row, inputs in found if row.picture is not None}
         rows = tuple(row for _, row, _ in found)
         return Prepared(rows, pictures, self.features, self.below, self.begun, self.told)
+
+
+def _question(example: Asked) -> tuple[Any, ...]:
+    """Equal for examples that ask the same of the same pictures."""
+    return (example.question, *map(_identity, listed(example.image)))
 
 
 def _identity(image: Any) -> Any:
