@@ -71,7 +71,7 @@ def main() -> None:
     given.add_argument("--turn", type=int, default=100)
     given.add_argument("--requests", default="text", help="text, pictures, or both with a comma between")
     given.add_argument("--size", choices=SIZES, default="7b")
-    given.add_argument("--minutes", type=float, default=1e9, help="stop at the end of the turn in which these are over")
+    given.add_argument("--minutes", default="inf", help="stop at the end of the turn in which these are over, of each")
     wanted = given.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     vlm = model(wanted.size, device)
@@ -79,8 +79,10 @@ def main() -> None:
     vlm.__dict__["fingerprint"] = "random"  # half a minute to hash; nothing is saved here
     depth = len(vlm.parts.layers)
     method = UltraEdit(layers=[depth - 4, depth - 3, depth - 2], lifelong=True)
-    for kind in wanted.requests.split(","):
-        print(json.dumps(lived(vlm, method, kind == "pictures", wanted.edits, wanted.turn, 60 * wanted.minutes)))
+    kinds, minutes = wanted.requests.split(","), [float(one) for one in wanted.minutes.split(",")]
+    for kind, limit in itertools.zip_longest(kinds, minutes[: len(kinds)], fillvalue=minutes[-1]):
+        figures = lived(vlm, method, kind == "pictures", wanted.edits, wanted.turn, 60 * float(limit))
+        print(json.dumps(figures), flush=True)
 
 
 def lived(vlm: VLM, method: UltraEdit, pictures: bool, edits: int, turn: int, limit: float) -> dict[str, Any]:
