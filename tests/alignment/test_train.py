@@ -19,7 +19,7 @@ from vlmend.alignment.contrast import CONTRASTS
 from vlmend.alignment.policy import Policy
 from vlmend.alignment.recipes import objective
 from vlmend.alignment.reference import asked_of
-from vlmend.alignment.train import Alignment, align
+from vlmend.alignment.train import DOING, Alignment, align
 from vlmend.alignment.weaken import alpha_bar
 from vlmend.data.records import PreferencePair
 from vlmend.errors import RunError, UnknownNameError, VlmendError
@@ -126,8 +126,8 @@ def test_a_training_that_was_cut_short_ends_as_one_that_was_not(llava, pairs, tm
     method = replace(QUICK, steps=6, adapter=replace(LORA, dropout=0.2))
     whole = align(llava, pairs, tmp_path / "whole", method)
 
-    def stop(done: int, _total: int) -> None:
-        if done == 4:
+    def stop(what: str, done: int, _total: int) -> None:
+        if (what, done) == ("training", 4):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -141,8 +141,8 @@ def test_a_training_that_was_cut_short_ends_as_one_that_was_not(llava, pairs, tm
 def test_a_finished_training_is_not_done_again(llava, pairs, tmp_path) -> None:
     made = align(llava, pairs, tmp_path, QUICK)
 
-    def never(*_: int) -> None:
-        raise AssertionError
+    def never(what: str, *_: int) -> None:
+        assert what == DOING[0]
 
     assert align(llava, pairs, tmp_path, QUICK, progress=never).id == made.id
     with pytest.raises(RunError, match="settings"):
@@ -189,7 +189,9 @@ def test_a_picture_is_processed_once_for_all_pairs_that_ask_the_same(llava, pair
 
 def test_the_reference_is_kept_by_what_was_asked(llava, pairs, tmp_path) -> None:
     collator = Collator(llava, frozenset({"chosen", "rejected"}))
-    found = asked_of(llava, collator, pairs, tmp_path)
+    moved: list[tuple[int, int]] = []
+    found = asked_of(llava, collator, pairs, tmp_path, progress=lambda *given: moved.append(given))
+    assert moved == [(6, 6)]
     assert len(found) == 2 * len(pairs)
     found.of(collator.batch(pairs[2:4]), llava.device)
     with pytest.raises(RunError, match="'p0'"):

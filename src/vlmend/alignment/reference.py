@@ -58,7 +58,7 @@ def asked_of(
     *,
     ranks: Ranks = ALONE,
     batch: int = 8,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> References:
     """Ask the model as it is now about all answers; files that are there already are not asked again.
 
@@ -69,7 +69,7 @@ def asked_of(
         folder: where the files are.
         ranks: the processes that share the work.
         batch: how many pairs are run at once.
-        progress: called with how many pairs were done.
+        progress: called with (asked, all) pairs of this process's share.
 
     Raises:
         RunError: a file holds something else.
@@ -77,7 +77,8 @@ def asked_of(
     state = hashlib.blake2b("|".join((vlm.fingerprint, *vlm.active_edits)).encode(), digest_size=8).hexdigest()
     chunks = [pairs[start : start + _AT_ONCE] for start in range(0, len(pairs), _AT_ONCE)]
     paths = [folder / f"reference-{state}-{_digest([one.id for one in some])}.safetensors" for some in chunks]
-    for some, path in ranks.share(list(zip(chunks, paths, strict=True))):
+    mine, done = ranks.share(list(zip(chunks, paths, strict=True))), 0
+    for some, path in mine:
         if not path.exists():
             found: dict[str, Tensor] = {}
             for start in range(0, len(some), batch):
@@ -87,8 +88,8 @@ def asked_of(
                     found[_key(row)] = log_probs_N.cpu().contiguous()
             with whole(path) as place:
                 save_file(found, place)
-        if progress is not None:
-            progress(len(some))
+        done += len(some)
+        progress(done, sum(len(one) for one, _ in mine))
     ranks.wait()
     known: dict[str, Tensor] = {}
     for path in paths:

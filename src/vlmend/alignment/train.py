@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from vlmend.models.vlm import VLM
 from vlmend.ranks import Ranks
 from vlmend.runs import Run
 
-__all__ = ["Alignment", "align", "settings_of"]
+__all__ = ["DOING", "Alignment", "align", "settings_of"]
 
+DOING = ("looking at the pairs", "asking the reference", "training")
 _EDIT, _CHECKPOINTS, _REFERENCE = "edit", "checkpoints", "reference"
 
 
@@ -118,8 +120,7 @@ def align(
     *,
     source: str = "",
     report_to: str = "none",
-    progress: Callable[[int, int], None] | None = None,
-    looked: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _all: None,
 ) -> Edit:
     """Train a model on pairs; the model itself is left bit for bit as it was.
 
@@ -133,8 +134,7 @@ def align(
         method: how.
         source: where the pairs are from, to be kept with the result.
         report_to: a logger that transformers knows (tensorboard, wandb, trackio).
-        progress: called with (finished, all) steps.
-        looked: called with (looked at, all) pairs, before the first step.
+        progress: called with what is being done, one of `DOING`, and how much of it is done, of all.
 
     Raises:
         VlmendError: no pair is left, or the model cannot be trained so.
@@ -145,7 +145,7 @@ def align(
     what = method.what
     check_sharding(vlm.device, weights=isinstance(method.adapter, FullAdapter))
     _check_card(vlm.device)
-    kept, skipped = fitting(vlm, pairs, method.longest or None, looked)
+    kept, skipped = fitting(vlm, pairs, method.longest or None, partial(progress, DOING[0]))
     if not kept:
         first = f": the first, '{skipped[0].id}', since {skipped[0].reason}" if skipped else ""
         raise VlmendError(f"of {len(pairs)} pairs none can be trained on{first}")
@@ -168,7 +168,15 @@ def align(
         references = None
         if method.cached and what.needs_reference:
             with torch.autocast(vlm.device.type, torch.bfloat16, enabled=method.bf16):
-                references = asked_of(vlm, collator, kept, folder / _REFERENCE, ranks=ranks, batch=method.batch)
+                references = asked_of(
+                    vlm,
+                    collator,
+                    kept,
+                    folder / _REFERENCE,
+                    ranks=ranks,
+                    batch=method.batch,
+                    progress=partial(progress, DOING[1]),
+                )
         # Whether rows can be run from their beginnings is found out now: dropout would spoil the comparison, and the
         # comparison the draws of a training that goes on.
         vlm.run(collator.batch(kept[: method.batch]).prepared)
@@ -176,7 +184,7 @@ def align(
         with method.adapter.trained(vlm) as trained:
             last = _last_checkpoint(folder / _CHECKPOINTS, ranks)
             policy = Policy(vlm, trained, what, references, recompute=method.recompute, fresh=last is None)
-            trainer = _Trainer(policy, method, kept, collator, run, report_to, progress, vlm.device)
+            trainer = _Trainer(policy, method, kept, collator, run, report_to, partial(progress, DOING[2]), vlm.device)
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
             edit = _edit(vlm, method, trained, settings, kept, skipped, source)
         final = dict(run.records[-1]) if run.records else {}
@@ -198,7 +206,7 @@ class _Trainer(Trainer):
         collator: Collator,
         run: Run,
         report_to: str,
-        progress: Callable[[int, int], None] | None,
+        progress: Callable[[int, int], None],
         device: torch.device,
     ) -> None:
         self._policy = policy
@@ -236,8 +244,7 @@ class _Trainer(Trainer):
             self._moved = bool(self.accelerator.gather(moved).any())  # type: ignore[union-attr]
             if not self._moved:
                 raise EditError("the loss does not depend on what is trained: no gradient reaches it")
-        if self._progress is not None:
-            self._progress(self.state.global_step + 1, self.state.max_steps)
+        self._progress(self.state.global_step + 1, self.state.max_steps)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -77,9 +77,8 @@ def align(
         logging.set_verbosity_error()  # its loop warns of what is no concern of the user's
         edits = [Edit.load(folder) for folder in edit or ()]
         vlm = load_model(model, device)
-        with vlm.using(stacked(edits) if edits else None), bars() as bar:
-            looked, moved = bar("Looking at the pairs"), bar("Training")
-            made = train(vlm, given, out, method, source=str(pairs), report_to=report_to, progress=moved, looked=looked)
+        with vlm.using(stacked(edits) if edits else None), bars() as moved:
+            made = train(vlm, given, out, method, source=str(pairs), report_to=report_to, progress=moved)
         given_of = made.chosen["pairs"]
         _show(reply, out, given_of)
         reply.line(str(out / "edit"))

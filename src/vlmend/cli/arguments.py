@@ -51,7 +51,9 @@ SkipMissingOption = Annotated[bool, typer.Option("--skip-missing", help="Leave o
 DeviceOption = Annotated[
     str,
     typer.Option(
-        metavar="DEVICE", help="Where the model runs: cpu, cuda (a card for each of several processes), cuda:1."
+        "--device",
+        metavar="DEVICE",
+        help="Where the model runs: cpu, cuda (a card for each of several processes), cuda:1.",
     ),
 ]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]

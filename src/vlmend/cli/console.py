@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -85,24 +86,26 @@ def progress(what: str, total: int, *, done: int = 0) -> Generator[Callable[[], 
 @contextmanager
 def tracking(what: str) -> Generator[Callable[[int, int], None]]:
     """As `progress`, where the number of steps is not known yet; call what it yields with (finished, all)."""
-    with bars() as bar:
-        yield bar(what)
+    with bars() as moved:
+        yield partial(moved, what)
 
 
 @contextmanager
-def bars() -> Generator[Callable[[str], Callable[[int, int], None]]]:
-    """Several bars below each other; what it yields makes one, to be called as that of `tracking`."""
+def bars() -> Generator[Callable[[str, int, int], None]]:
+    """Several bars below each other, each by what is being done; call what it yields with that, and (finished, all)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        tasks: dict[str, Any] = {}
 
-        def bar(what: str) -> Callable[[int, int], None]:
-            task = shown.add_task(what, total=None)
-            return lambda done, total: shown.update(task, completed=done, total=total)
+        def moved(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what[:1].upper() + what[1:], total=None)
+            shown.update(tasks[what], completed=done, total=total)
 
-        yield bar
+        yield moved
 
 
 def quiet_libraries() -> None:
