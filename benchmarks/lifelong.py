@@ -182,6 +182,7 @@ def model(size: str, device: str) -> VLM:
 def requests(pictures: bool) -> Iterator[EditCase]:
     """Questions without end, each with its answer."""
     draw = np.random.default_rng(0)
+    picture: Image.Image | None = None
     for number in itertools.count():
         if pictures and number % A_PICTURE == 0:
             small = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -191,7 +192,7 @@ def requests(pictures: bool) -> Iterator[EditCase]:
             f"what is the {draw.choice(ASKED)} of the land of {name} in the year {1000 + int(draw.integers(1000))} ?"
         )
         answer = " ".join(draw.choice(WORDS, int(draw.integers(1, 5))))
-        yield EditCase(str(number), Example(question, picture if pictures else None, answer), source="benchmark")
+        yield EditCase(str(number), Example(question, picture, answer), source="benchmark")
 
 
 if __name__ == "__main__":
