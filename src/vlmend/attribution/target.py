@@ -82,7 +82,7 @@ class Strand:
     @property
     def visual(self) -> Tensor:
         """Positions of the visual tokens: [S]."""
-        return self.row.visual_T.nonzero().flatten()
+        return self.row.visual
 
     def value(self, logits_NV: Tensor, of: Measure) -> Tensor:
         """Mean value of the tokens by a run's logits, a scalar."""

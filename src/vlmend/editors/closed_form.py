@@ -51,7 +51,7 @@ Key = Literal["answer", "last", "visual"]
 _PLACES = {
     "answer": lambda row: range(len(row.ids_T) - 1, len(row.ids_T) - 1 + len(row.target_N)),
     "last": lambda row: range(len(row.ids_T) - 1, len(row.ids_T)),
-    "visual": lambda row: row.visual_T.nonzero().flatten().tolist(),
+    "visual": lambda row: row.visual.tolist(),
 }
 """Setting ``key`` -> places of a row's tokens, its answer behind its prompt."""
 
@@ -140,6 +140,8 @@ class ClosedForm:
         following = (*vlm.parts.layers, vlm.parts.norm)[layer + 1]
         with torch.no_grad(), capture({"layer": vlm.parts.layers[layer]}) as calls:
             vlm.run(prepared)
+        if not calls:
+            raise EditError(f"layer {layer} has no part in the answer of a request without a picture")
         states_ND = _at(calls[-1].output, places)
         delta_ND = torch.zeros_like(states_ND, requires_grad=True)
         most_N1 = self.limit * states_ND.norm(dim=-1, keepdim=True)

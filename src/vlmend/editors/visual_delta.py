@@ -142,7 +142,7 @@ class VisualDelta:
     def _places(self, vlm: VLM, example: Example, row: Row) -> Tensor:
         """The visual tokens that may change, where they are given."""
         if self.regions is None or self.regions == AUTO:
-            return torch.arange(int(row.visual_T.sum()))
+            return torch.arange(len(row.visual))
         for region in self.regions:
             left, top, right, bottom = region
             if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
@@ -165,7 +165,7 @@ class VisualDelta:
         one = prepared.take([0])
         with capture({str(layer): vlm.parts.layers[layer] for layer in layers}) as calls:
             vlm.run(one)
-        positions = one.rows[0].visual_T.nonzero().flatten()[places]
+        positions = one.rows[0].visual[places]
         shifts: list[_Shift] = []
         for layer, call in zip(layers, calls, strict=True):
             states_SD = call.output[0, positions.to(call.output.device)].float()

@@ -231,7 +231,7 @@ def _states(vlm: VLM, prepared: Prepared, layers: Sequence[int], ops: Sequence[S
     with capture({str(layer): vlm.parts.layers[layer] for layer in layers}) as calls:
         vlm.run(prepared, ops=ops)
     row = prepared.rows[0]
-    positions = row.visual_T.nonzero().flatten()
+    positions = row.visual
     return [call.output[0, positions.to(call.output.device)].float() for call in calls]
 
 
