@@ -81,10 +81,11 @@ class VisualDelta:
         Raises:
             EditError: there are no cases, a request has no target or no picture, a region is none or shows in no token,
                 or the fit diverges.
-            PartsError: the model has no such layers.
+            PartsError: the model has no such layers, or no visual tokens.
             AttributionError: layers or regions cannot be chosen for a picture.
         """
         check_cases(cases)
+        vlm.parts.need_visual_tokens()
         if blind := [case.id for case in cases if case.request.image is None]:
             raise EditError(f"case '{blind[0]}' has no picture, whose visual states could be changed")
         by_picture: dict[str, list[Example]] = {}
