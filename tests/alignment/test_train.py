@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import CORE, FAMILIES, assert_untouched, hooks_of, weights_of
+from conftest import CORE, CROSSING, FAMILIES, assert_untouched, hooks_of, weights_of
 from vlmend import Edit
 from vlmend.alignment.adapters import FullAdapter, LoRAAdapter
 from vlmend.alignment.collate import Collator, fitting, preflight, token_log_probs
@@ -50,7 +50,10 @@ def records(folder):
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f in CORE else pytest.mark.slow) for f in FAMILIES])
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=[] if f in (*CORE, *CROSSING) else pytest.mark.slow) for f in (*FAMILIES, *CROSSING)],
+)
 def test_every_family_is_aligned(tiny, pairs, tmp_path, family) -> None:
     vlm = tiny(family)
     before, hooks = weights_of(vlm), hooks_of(vlm)
