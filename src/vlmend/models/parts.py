@@ -14,7 +14,7 @@ from torch import nn
 
 from vlmend.errors import PartsError
 
-__all__ = ["NO_VISUAL_TOKENS", "ROLES", "LayerSpec", "Parts", "find_parts"]
+__all__ = ["NO_PART", "NO_VISUAL_TOKENS", "ROLES", "LayerSpec", "Parts", "find_parts"]
 
 LayerSpec = str | int | float | Sequence[int | float]
 """Layers by name (the thirds "early", "middle", "late"; "last"; "all"), index (-1: the last) or depth (0.0 to 1.0)."""
@@ -32,6 +32,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 """Roles of modules inside a decoder layer, with the names they go by; "+" joins modules that have no common owner."""
 
+NO_PART = "layer {} looks at pictures: it has no part in the answer to a question without one"
 NO_VISUAL_TOKENS = "this model reads pictures by cross-attention: it has no visual tokens to work on"
 
 _CONNECTORS = ("multi_modal_projector", "connector", "language_projection", "projector", "mm_projector", "merger")
