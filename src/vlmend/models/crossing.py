@@ -1,8 +1,8 @@
 """How a batch gets into a model whose layers read pictures by cross-attention (Mllama).
 
 Pictures are no tokens of the stream: one mark stands for each, and a mask says for every token which pictures, and
-which tiles of them, it may look at. Forward passes are given what the encoder made of pictures (``cross_attention_states``);
-generation takes pixels only, and encodes them when it reads the prompt.
+which tiles of them, it may look at. Forward passes are given what the encoder made of pictures
+(``cross_attention_states``); generation takes pixels only, and encodes them when it reads the prompt.
 
 A text without a picture skips the layers that read pictures, and a token that stands before all pictures looks at
 everything a row has, what fills it up too: so all rows of a batch must have equally many pictures.
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from vlmend.errors import PartsError
 from vlmend.models.feed import PIXELS, Encoded, Feeder
 from vlmend.models.logits import Rewrite, processors_of
 from vlmend.models.prepared import Batch, Prepared
@@ -51,8 +50,6 @@ class CrossingFeeder(Feeder):
 
     def _shown(self, batch: Batch, prepared: Prepared) -> dict[str, Any]:
         pooled = [one.pooled for one in self.features(batch.pictures, prepared)]
-        if len(pooled) != len(batch.ids_BT) or len({len(one[0]) for one in pooled}) > 1:
-            raise PartsError("rows with unlike numbers of pictures cannot be one batch where layers read pictures")
         return {STATES: torch.cat(pooled).flatten(0, 2)}
 
     def _encoded(self, inputs: Mapping[str, Tensor]) -> Encoded:

@@ -130,8 +130,8 @@ class Parts:
         return 2 * len(self.layers) if after else 0
 
     def attention(self, index: int) -> nn.Module | None:
-        """The attention module of a layer, if it is one module that looks at the layer's own states, and the layer has a
-        feed-forward part beside it."""
+        """The attention module of a layer, if it is one module that looks at the states which enter the layer, and the
+        layer has a feed-forward part beside it."""
         if self.crosses(index):
             return None
         return next(iter(self._found(index, "attn").values()), None) if self._found(index, "mlp") else None

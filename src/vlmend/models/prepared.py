@@ -318,7 +318,13 @@ class Preparer:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def batch(self, rows: Sequence[Row], *, with_targets: bool, left: bool = True) -> Batch:
-        """Pad rows on the left, or on the right, with their answers behind the prompts or without."""
+        """Pad rows on the left, or on the right, with their answers behind the prompts or without.
+
+        Raises:
+            PartsError: layers look at pictures, and the rows have unlike numbers of them (`crossing.py`).
+        """
+        if not self._in_stream and len({len(row.pictures) for row in rows}) > 1:
+            raise PartsError("rows with unlike numbers of pictures cannot be one batch where layers look at them")
         ids = [torch.cat([row.ids_T, row.target_N]) if with_targets else row.ids_T for row in rows]
         names = {name for row in rows for name in row.extras}
         extras = {
