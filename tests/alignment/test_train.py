@@ -75,6 +75,15 @@ def test_every_family_is_aligned(tiny, pairs, tmp_path, family) -> None:
     assert edit.id == Edit.load(tmp_path / "run" / "edit").id
 
 
+@pytest.mark.parametrize("family", ["llava", *CROSSING])
+def test_pairs_with_and_without_pictures_are_trained_together(tiny, pairs, tmp_path, family) -> None:
+    """Where layers look at pictures, a step of pairs without one has no part in theirs."""
+    some = [replace(pair, image=None) if n in (1, 3, 5) else pair for n, pair in enumerate(pairs)]
+    align(tiny(family), some, tmp_path, replace(QUICK, batch=1, steps=6))
+    found = records(tmp_path)
+    assert found[0]["margin"] == 0 and all(record["grad_norm"] > 0 for record in found)
+
+
 @pytest.mark.parametrize("text", ["sft", "mdpo", "ipo", "sigmoid + 0.5*sigmoid(span_weight=2)", "apo-zero", "mpo"])
 def test_objectives_move_what_they_should(llava, pairs, tmp_path, text) -> None:
     align(llava, pairs, tmp_path, replace(QUICK, objective=text, steps=8))
