@@ -68,6 +68,14 @@ def test_without_a_picture_layers_that_look_at_one_are_not_run(vlm: VLM, example
         assert {call.name for call in calls} == ran
 
 
+def test_roles(vlm: VLM):
+    """Layers that look at pictures have their modules under the same roles as others, and no attention of their own."""
+    for index in range(len(vlm.parts.layers)):
+        for role in ("attn", "attn.q", "attn.k", "attn.v", "attn.out", "mlp", "mlp.up", "mlp.down"):
+            assert len(vlm.parts.modules([index], [role])) == 1
+        assert (vlm.parts.attention(index) is None) == vlm.parts.crosses(index)
+
+
 @pytest.mark.parametrize("stage", range(9))
 def test_a_run_from_any_stage_is_a_whole_run(vlm: VLM, examples, stage):
     prepared = vlm.prepare(examples)

@@ -23,7 +23,8 @@ def feeder_of(model: Any, parts: Parts) -> Feeder:
     takes = argument_names(model.forward)
     if not parts.in_stream:
         if STATES not in takes:
-            raise PartsError(f"{type(model).__name__} does not take what its layers are to look at ({STATES})")
+            name = type(model).__name__
+            raise PartsError(f"{name} reads pictures by cross-attention, but does not take them encoded ({STATES})")
         return CrossingFeeder(model, parts)
     if not hasattr(model, "get_image_features"):
         raise PartsError(f"{type(model).__name__} does not give its image features")
