@@ -61,6 +61,7 @@ FAMILIES = (
     "blip2_llama",
     "instructblip",
 )
+CROSSING = ("mllama",)  # pictures are no tokens: layers look at them
 CORE = ("llava", "llava_next", "idefics3", "qwen2_vl", "blip2")  # for what does not depend on how a model is built
 
 
@@ -217,7 +218,7 @@ def said_by_forced_runs(vlm: VLM, example: Example, edit: Edit, tokens: int) -> 
     for _ in range(tokens):
         row = replace(prepared.rows[0], target_N=torch.tensor([*said, 0]), answer_length=len(said) + 1)
         logits_V = vlm.run(replace(prepared, rows=(row,)), edit).rows[0].logits_NV[-1]
-        logits_V[vlm.parts.image_token] = -torch.inf
+        logits_V[vlm.parts.image_token : vlm.parts.image_token + 1] = -torch.inf  # Mllama has none for it
         said.append(int(logits_V.argmax()))
         if said[-1] == vlm.tokenizer.eos_token_id:
             break

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import CORE, FAMILIES, assert_untouched, hooks_of, weights_of
+from conftest import CORE, CROSSING, FAMILIES, assert_untouched, hooks_of, weights_of
 from vlmend import Edit
 from vlmend.alignment.adapters import FullAdapter, LoRAAdapter
 from vlmend.alignment.collate import Collator, fitting, preflight, token_log_probs
@@ -50,7 +50,10 @@ def records(folder):
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f in CORE else pytest.mark.slow) for f in FAMILIES])
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=[] if f in (*CORE, *CROSSING) else pytest.mark.slow) for f in (*FAMILIES, *CROSSING)],
+)
 def test_every_family_is_aligned(tiny, pairs, tmp_path, family) -> None:
     vlm = tiny(family)
     before, hooks = weights_of(vlm), hooks_of(vlm)
@@ -70,6 +73,15 @@ def test_every_family_is_aligned(tiny, pairs, tmp_path, family) -> None:
     with vlm.using(Edit.load(tmp_path / "run" / "edit")):
         assert margin() > plain
     assert edit.id == Edit.load(tmp_path / "run" / "edit").id
+
+
+@pytest.mark.parametrize("family", ["llava", *CROSSING])
+def test_pairs_with_and_without_pictures_are_trained_together(tiny, pairs, tmp_path, family) -> None:
+    """Where layers look at pictures, a step of pairs without one has no part in theirs."""
+    some = [replace(pair, image=None) if n in (1, 3, 5) else pair for n, pair in enumerate(pairs)]
+    align(tiny(family), some, tmp_path, replace(QUICK, batch=1, steps=6))
+    found = records(tmp_path)
+    assert found[0]["margin"] == 0 and all(record["grad_norm"] > 0 for record in found)
 
 
 @pytest.mark.parametrize("text", ["sft", "mdpo", "ipo", "sigmoid + 0.5*sigmoid(span_weight=2)", "apo-zero", "mpo"])

@@ -78,14 +78,14 @@ def test_a_blind_model_is_unsound(
 def test_families(vlmend_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from vlmend.models import families
 
-    monkeypatch.setattr(families, "registered", lambda: ("llava", "mllama"))
+    monkeypatch.setattr(families, "registered", lambda: ("llava", "florence2"))
     outcome = vlmend_cli("doctor", "--families", "--json")
     assert outcome.code == 0
     document = outcome.document["families"]
     assert document["counts"] == {"registered": 2, "verified": 1, "refused": 1}
-    llava, mllama = document["families"]
+    llava, florence = document["families"]
     assert llava["parts"]["layers"] == "model.language_model.layers"
-    assert "cross-attention" in mllama["reason"]
+    assert "mm_encoder_outputs" in florence["reason"]
     text = vlmend_cli("doctor", "--families").stdout
     assert "2 registered, 1 verified, 1 refused" in text
     assert "model.language_model.layers" in text

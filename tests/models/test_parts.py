@@ -6,6 +6,7 @@ from torch import nn
 
 from vlmend import VLM
 from vlmend.errors import PartsError
+from vlmend.models.feeding import feeder_of
 from vlmend.models.parts import ROLES, find_parts
 from vlmend.models.verify import verify
 
@@ -107,10 +108,12 @@ def test_wrong_parts_do_not_pass(llava, tiny):
     verify(llava)
 
 
-def test_cross_attention_is_refused(llava):
+def test_cross_attention_in_an_unknown_way_is_refused(llava):
     from unittest.mock import patch
 
     layer = llava.parts.layers[0]
     with patch.object(layer, "cross_attn", torch.nn.Identity(), create=True):
-        with pytest.raises(PartsError, match="cross-attention"):
-            find_parts(llava.model)
+        parts = find_parts(llava.model)
+        assert not parts.in_stream and parts.crosses(0) and not parts.crosses(1)
+        with pytest.raises(PartsError, match="cross-attention, but does not take them encoded"):
+            feeder_of(llava.model, parts)

@@ -18,6 +18,7 @@ from vlmend.models.families import examine, registered
         ("idefics2", "model.text_model.layers"),
         ("ovis2", "model.language_model.layers"),  # a connector of no usual name
         ("lfm2_vl", "model.language_model.layers"),  # a norm of no usual name
+        ("mllama", "model.language_model.layers"),  # layers that look at pictures, and are not run without one
         ("llama4", "language_model.model.layers"),  # a decoder within a causal model
     ],
 )
@@ -30,7 +31,6 @@ def test_families_that_can_be_worked_on(name, layers):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("mllama", "cross-attention"),
         ("fuyu", "could not find its vision"),
         ("florence2", "mm_encoder_outputs"),
         ("pix2struct", "could not find its vision"),

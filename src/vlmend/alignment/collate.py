@@ -212,7 +212,7 @@ def _unfit(vlm: VLM, pair: PreferencePair, limit: int | None) -> str | None:
 
 def preflight(vlm: VLM, batch: Batch) -> None:
     """Make sure that what is trained on is what is meant: every answer whole and closed by an end token, and as many
-    visual tokens as the picture has features.
+    visual tokens as the picture has features (or, where layers look at pictures, as many marks as there are pictures).
 
     Raises:
         VlmendError: names the row and what is wrong.
@@ -225,6 +225,12 @@ def preflight(vlm: VLM, batch: Batch) -> None:
     starts_B = torch.tensor([len(row.ids_T) for row in rows])
     lengths_B = torch.tensor([len(row.target_N) for row in rows])
     check_answers(ids_BT, answer_mask(starts_B, lengths_B, width), vlm.ends)
+    if not vlm.parts.in_stream:
+        for at, row in enumerate(rows):
+            marks = int((row.ids_T == vlm.parts.image_token).sum())
+            if marks != len(row.pictures):
+                raise VlmendError(f"row {at} has {marks} marks for {len(row.pictures)} pictures")
+        return
     for at, (row, states) in enumerate(zip(rows, vlm.features(batch.prepared), strict=True)):
         visual = int(row.visual_T.sum())
         features = 0 if states is None else len(states)

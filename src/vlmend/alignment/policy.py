@@ -78,7 +78,9 @@ class Policy(nn.Module):
                 margins_B = pairs.margins_B
                 self._note({"margin": margins_B.mean(), "accuracy": (margins_B > 0).float().mean()})
         self._count += 1
-        if in_pieces(self) and torch.is_grad_enabled():  # gradients are summed piece by piece: all must have all
+        # Gradients are summed piece by piece, or over processes: all must have all, those of layers too that look at
+        # pictures and are not run for pairs without one.
+        if (in_pieces(self) or not self._vlm.parts.in_stream) and torch.is_grad_enabled():
             loss = loss + 0.0 * torch.stack([one.sum() for one in self.trained.parameters()]).sum()
         return {"loss": loss}
 

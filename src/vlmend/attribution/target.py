@@ -82,7 +82,7 @@ class Strand:
     @property
     def visual(self) -> Tensor:
         """Positions of the visual tokens: [S]."""
-        return self.row.visual_T.nonzero().flatten()
+        return self.row.visual
 
     def value(self, logits_NV: Tensor, of: Measure) -> Tensor:
         """Mean value of the tokens by a run's logits, a scalar."""
@@ -117,8 +117,15 @@ class Clean:
     calls: list[Call]
 
     def of(self, name: str) -> Call:
-        """The first call of a watched module."""
-        return next(call for call in self.calls if call.name == name)
+        """The first call of a watched module.
+
+        Raises:
+            AttributionError: it was not run.
+        """
+        found = next((call for call in self.calls if call.name == name), None)
+        if found is None:  # layers that look at pictures, for a question without one
+            raise AttributionError(f"'{name}' has no part in the answer to {self.strand.row.question!r}")
+        return found
 
 
 def asked(example: Asked | EditCase) -> Example:

@@ -110,7 +110,7 @@ def describe(vlm: VLM) -> dict[str, Any]:
         "device": str(vlm.device),
         "decoder_layers": len(parts.layers),
         "visual_tokens": len(visual),
-        "visual_positions": [visual[0], visual[-1]],
+        "visual_positions": [*visual[:1], *visual[-1:]],
         "parts": dict(parts.paths),
     }
 

@@ -38,7 +38,7 @@ from vlmend.edits.edit import Edit
 from vlmend.edits.left import KeysOp
 from vlmend.edits.ops import WeightOp
 from vlmend.errors import EditError
-from vlmend.models.parts import LayerSpec
+from vlmend.models.parts import NO_PART, LayerSpec
 from vlmend.models.prepared import Prepared
 from vlmend.models.trace import altered, capture
 from vlmend.models.vlm import VLM
@@ -51,7 +51,7 @@ Key = Literal["answer", "last", "visual"]
 _PLACES = {
     "answer": lambda row: range(len(row.ids_T) - 1, len(row.ids_T) - 1 + len(row.target_N)),
     "last": lambda row: range(len(row.ids_T) - 1, len(row.ids_T)),
-    "visual": lambda row: row.visual_T.nonzero().flatten().tolist(),
+    "visual": lambda row: row.visual.tolist(),
 }
 """Setting ``key`` -> places of a row's tokens, its answer behind its prompt."""
 
@@ -96,10 +96,10 @@ class ClosedForm:
         """Find every request's delta, then solve layer by layer; the model is left as it was.
 
         Raises:
-            EditError: there are no cases, a request has no target, or no picture where keys are of pictures, a setting
-                is none that is known, or the descent diverges.
+            EditError: there are no cases, a request has no target, or no picture where keys are of pictures or layers
+                look at one, a setting is none that is known, or the descent diverges.
             DataError: the reference cannot be read.
-            PartsError: the model has no such layers or module.
+            PartsError: the model has no such layers or module, or no visual tokens where these are keys.
         """
         check_cases(cases)
         if self.key not in _PLACES:
@@ -140,6 +140,8 @@ class ClosedForm:
         following = (*vlm.parts.layers, vlm.parts.norm)[layer + 1]
         with torch.no_grad(), capture({"layer": vlm.parts.layers[layer]}) as calls:
             vlm.run(prepared)
+        if not calls:
+            raise EditError(NO_PART.format(layer))
         states_ND = _at(calls[-1].output, places)
         delta_ND = torch.zeros_like(states_ND, requires_grad=True)
         most_N1 = self.limit * states_ND.norm(dim=-1, keepdim=True)
@@ -203,6 +205,7 @@ def moments(vlm: VLM, examples: Sequence[Example], linears: Mapping[int, nn.Line
     """For each layer the mean of x x^T over all tokens of examples and answers, x what it is given: [I, I]."""
     prepared = vlm.prepare(examples)
     totals = {layer: torch.zeros(x.in_features, x.in_features, device=vlm.device) for layer, x in linears.items()}
+    counts = dict.fromkeys(linears, 0)  # by layer: one that looks at pictures is not run without one
     for at in range(len(prepared)):
         with capture({str(layer): linear for layer, linear in linears.items()}) as calls:
             vlm.run(prepared.take([at]))
@@ -210,8 +213,8 @@ def moments(vlm: VLM, examples: Sequence[Example], linears: Mapping[int, nn.Line
             assert call.input is not None
             x_NI = call.input.flatten(0, -2).float()
             totals[int(call.name)] += x_NI.T @ x_NI
-    count = sum(len(row.ids_T) + len(row.target_N) for row in prepared.rows)
-    return {layer: total_II / max(1, count) for layer, total_II in totals.items()}
+            counts[int(call.name)] += len(x_NI)
+    return {layer: total_II / max(1, counts[layer]) for layer, total_II in totals.items()}
 
 
 def _at(x: Tensor, places: Tensor) -> Tensor:

@@ -40,12 +40,14 @@ def descend(
         after_step: called after each step, to project the parameters where they must be.
 
     Raises:
-        EditError: the loss or a parameter is not finite.
+        EditError: the loss or a parameter is not finite, or no parameter has a part in the loss.
     """
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
     for _ in range(steps):
         loss = loss_of()
         _check(lr, loss)
+        if not loss.requires_grad:  # layers that only look at pictures, for a question without one
+            raise EditError("nothing that is to be fitted has a part in the answer")
         if float(loss.detach()) < stop_loss:
             break
         optimizer.zero_grad(set_to_none=True)

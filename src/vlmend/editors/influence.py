@@ -37,7 +37,7 @@ def influences(above: Above, asked: Row, shown: Row, tokens_K: Tensor, noise: Ma
     if not above.alike(asked, shown):
         others = above.attention(shown, list(noise))
         calls = {layer: _showing(call, others[layer], asked, shown) for layer, call in calls.items()}
-    places_K = asked.visual_T.nonzero().flatten()[tokens_K]
+    places_K = asked.visual[tokens_K]
     scores = [_turned(call, places_K, len(asked.ids_T) - 1, noise[layer]) for layer, call in calls.items()]
     mean_K = torch.stack(scores).mean(0)
     return mean_K / mean_K.sum()
@@ -46,7 +46,7 @@ def influences(above: Above, asked: Row, shown: Row, tokens_K: Tensor, noise: Ma
 def _showing(call: AttentionCall, other: AttentionCall, asked: Row, shown: Row) -> AttentionCall:
     """The call with another picture's states in the places of the own picture's."""
     states_1TD = call.states_1TD.clone()
-    states_1TD[0, asked.visual_T.nonzero().flatten()] = other.states_1TD[0, shown.visual_T.nonzero().flatten()]
+    states_1TD[0, asked.visual] = other.states_1TD[0, shown.visual]
     return call.on(states_1TD)
 
 

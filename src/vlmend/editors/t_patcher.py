@@ -40,7 +40,7 @@ from vlmend.editors.unrelated import answered, random_prompts
 from vlmend.edits.edit import Edit
 from vlmend.edits.neurons import NeuronOp, made_by
 from vlmend.errors import EditError
-from vlmend.models.parts import LayerSpec
+from vlmend.models.parts import NO_PART, LayerSpec
 from vlmend.models.prepared import Prepared
 from vlmend.models.trace import capture
 from vlmend.models.vlm import VLM
@@ -128,6 +128,8 @@ class TPatcher:
         for layer in vlm.parts.layer_indices(self.layers):
             everywhere = layer < len(vlm.parts.layers) - 1
             entered, left = _inputs_and_states(vlm, layer, requests, everywhere=False)
+            if not all(map(len, entered)):
+                raise EditError(NO_PART.format(layer))
             queries_PD = torch.cat([row_ND[row_N] for row_ND, row_N in zip(entered, wrong, strict=True)])
             memory = _inputs_and_states(vlm, layer, unrelated, everywhere=everywhere)[0]
             memory_ND = torch.cat([queries_PD[:0], *memory])
@@ -200,7 +202,7 @@ def _inputs_and_states(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """For each row what a layer's feed-forward part is given, and what the layer hands on; [N, D] in float32.
 
-    Where a token of its target is predicted, or at all its tokens.
+    Where a token of its target is predicted, or at all its tokens; nothing where the layer is not run.
     """
     watched = {"part": vlm.parts.feed_forward_ends(layer)[0], "layer": vlm.parts.layers[layer]}
     inputs: list[Tensor] = []
@@ -210,6 +212,11 @@ def _inputs_and_states(
             vlm.run(prepared.take([index]))
         places = slice(None) if everywhere else slice(-len(row.target_N) - 1, -1)
         found = {call.name: call for call in calls}
+        if not found:
+            nothing = torch.empty(0, len(vlm.parts.norm.weight), device=vlm.device)  # type: ignore[arg-type]
+            inputs.append(nothing)
+            states.append(nothing)
+            continue
         entered = found["part"].input
         assert entered is not None
         inputs.append(entered.flatten(0, -2)[places].float())

@@ -81,10 +81,11 @@ class VisualDelta:
         Raises:
             EditError: there are no cases, a request has no target or no picture, a region is none or shows in no token,
                 or the fit diverges.
-            PartsError: the model has no such layers.
+            PartsError: the model has no such layers, or no visual tokens.
             AttributionError: layers or regions cannot be chosen for a picture.
         """
         check_cases(cases)
+        vlm.parts.need_visual_tokens()
         if blind := [case.id for case in cases if case.request.image is None]:
             raise EditError(f"case '{blind[0]}' has no picture, whose visual states could be changed")
         by_picture: dict[str, list[Example]] = {}
@@ -142,7 +143,7 @@ class VisualDelta:
     def _places(self, vlm: VLM, example: Example, row: Row) -> Tensor:
         """The visual tokens that may change, where they are given."""
         if self.regions is None or self.regions == AUTO:
-            return torch.arange(int(row.visual_T.sum()))
+            return torch.arange(len(row.visual))
         for region in self.regions:
             left, top, right, bottom = region
             if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
@@ -165,7 +166,7 @@ class VisualDelta:
         one = prepared.take([0])
         with capture({str(layer): vlm.parts.layers[layer] for layer in layers}) as calls:
             vlm.run(one)
-        positions = one.rows[0].visual_T.nonzero().flatten()[places]
+        positions = one.rows[0].visual[places]
         shifts: list[_Shift] = []
         for layer, call in zip(layers, calls, strict=True):
             states_SD = call.output[0, positions.to(call.output.device)].float()

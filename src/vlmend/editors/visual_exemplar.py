@@ -86,9 +86,10 @@ class VisualExemplar:
             EditError: there are no cases; a request has no target, no picture, or no exemplar; there are no exemplars
                 at all; a share or ``missing`` is none that is known; or the states are not finite.
             DataError: the exemplars cannot be read.
-            PartsError: the model has no such layers.
+            PartsError: the model has no such layers, or no visual tokens.
         """
         check_cases(cases)
+        vlm.parts.need_visual_tokens()
         if blind := [case.id for case in cases if case.request.image is None]:
             raise EditError(f"case '{blind[0]}' has no picture, whose visual states could be changed")
         if wrong := [share for share in self.shares if not 0 < share <= 1]:
@@ -231,7 +232,7 @@ def _states(vlm: VLM, prepared: Prepared, layers: Sequence[int], ops: Sequence[S
     with capture({str(layer): vlm.parts.layers[layer] for layer in layers}) as calls:
         vlm.run(prepared, ops=ops)
     row = prepared.rows[0]
-    positions = row.visual_T.nonzero().flatten()
+    positions = row.visual
     return [call.output[0, positions.to(call.output.device)].float() for call in calls]
 
 

@@ -55,10 +55,11 @@ class Above:
         layer: index of the layer behind which states are kept.
 
     Raises:
-        PartsError: nothing that can still look at a picture's tokens lies above the layer.
+        PartsError: nothing that can still look at a picture's tokens lies above the layer, or there are none.
     """
 
     def __init__(self, vlm: VLM, layer: int) -> None:
+        vlm.parts.need_visual_tokens()
         if layer >= len(vlm.parts.layers) - 1:
             raise PartsError(
                 f"nothing reads a picture's tokens above layer {layer}, which is the last: choose a lower one"

@@ -13,7 +13,17 @@ _PADDING = 256  # tokens of padding that one more row may cost a batch: about wh
 
 
 def of_like_length(rows: Mapping[int, Row], most: int) -> list[list[int]]:
-    """Indices of the rows in groups of at most ``most``, the shortest first; none has much padding."""
+    """Indices of the rows in groups of at most ``most``, the shortest first; none has much padding.
+
+    Rows whose pictures layers look at are grouped by how many they have: see `crossing.py`.
+    """
+    looked_at: dict[int, dict[int, Row]] = {}
+    for index, row in rows.items():
+        looked_at.setdefault(0 if row.in_stream else len(row.pictures), {})[index] = row
+    return [group for some in looked_at.values() for group in _of_like_length(some, most)]
+
+
+def _of_like_length(rows: Mapping[int, Row], most: int) -> list[list[int]]:
     lengths = {index: len(row.ids_T) + len(row.target_N) for index, row in rows.items()}
     groups: list[list[int]] = []
     for index in sorted(rows, key=lengths.__getitem__):

@@ -47,11 +47,11 @@ class Begun:
         self._weights = weights
         self._preparer = preparer
         self._feeder = feeder
-        self.holds: bool | None = None
+        self.holds: bool | None = None if parts.in_stream else False  # what layers look at stands beside the rows
         self._starts: bool | None = None  # whether it can from what lower layers gave; not known yet
         self._ends_alone: bool | None = None  # whether the last layer can be cut behind its attention; not known yet
         self._openings = Openings()
-        self._generates: bool | None = None  # whether generation can go on from an opening; not known yet
+        self._generates: bool | None = self.holds  # whether generation can go on from an opening; not known yet
 
     @property
     def alone(self) -> int:
@@ -187,6 +187,8 @@ class Begun:
 
     def cut(self, part: Prepared) -> Cut | None:
         """The decoder's call for rows of one length of `beginning` with their targets; ``None`` if it cannot be cut."""
+        if not self._parts.in_stream:
+            return None
         batch = self._preparer.batch(part.rows, with_targets=True, left=False)
         return cut(self._parts, part.rows, partial(self._feeder.logits, batch, part, 1))
 

@@ -75,7 +75,7 @@ def _without_cache(vlm: VLM, prepared: Prepared) -> str:
         target = torch.tensor([*tokens, 0])  # the last one is what is predicted
         asked = replace(prepared, rows=(replace(row, target_N=target, answer_length=len(target)),))
         logits_V = vlm.run(asked).rows[0].logits_NV[-1]
-        logits_V[vlm.parts.image_token] = -torch.inf
+        logits_V[vlm.parts.image_token : vlm.parts.image_token + 1] = -torch.inf  # it may have none
         tokens.append(int(logits_V.argmax()))
         if tokens[-1] in vlm.ends:
             tokens.pop()

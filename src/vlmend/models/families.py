@@ -16,7 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vlmend.errors import PartsError
-from vlmend.models.feed import feeder_of
+from vlmend.models.feeding import feeder_of
 from vlmend.models.parts import find_parts
 from vlmend.models.verify import run_decoder
 

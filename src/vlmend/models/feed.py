@@ -2,7 +2,7 @@
 
 Most families take the features themselves (``mm_encoder_outputs``), in the forward pass and in generation. BLIP's
 generation knows pixels only, and one picture a row: there the features are put among the token embeddings and its
-language model is run directly.
+language model is run directly. Models that read pictures by cross-attention have a way of their own (`crossing.py`).
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig
 
-from vlmend.errors import PartsError
 from vlmend.models.logits import Rewrite, processors_of
 from vlmend.models.parts import Parts
 from vlmend.models.prepared import Batch, Features, Prepared
 from vlmend.models.trace import added_to, watched
 from vlmend.models.unread import skipping, unread
 
-__all__ = ["Feeder", "feeder_of"]
+__all__ = ["PIXELS", "EmbeddingFeeder", "Encoded", "Feeder", "argument_names"]
 
-_PIXELS = ("pixel_values", "pixel_attention_mask")
+PIXELS = ("pixel_values", "pixel_attention_mask")
 _AT_ONCE = 16
 _DEEP = "deepstack_features"
 
@@ -36,8 +35,8 @@ class Feeder:
     def __init__(self, model: Any, parts: Parts) -> None:
         self._model = model
         self._parts = parts
-        self._encoder_takes = _argument_names(model.base_model.get_image_features)
-        self._forward_takes = _argument_names(model.forward)
+        self._encoder_takes = argument_names(self._encoder)
+        self._forward_takes = argument_names(model.forward)
         decoder = {id(parameter) for parameter in parts.decoder.parameters()}
         self._outside = [parameter for parameter in model.parameters() if id(parameter) not in decoder]
         self._unread: tuple[nn.Module, ...] | None = None  # not known yet
@@ -46,6 +45,11 @@ class Feeder:
     def speaker(self) -> Any:
         """The model whose ``generate`` is called."""
         return self._model
+
+    @property
+    def _encoder(self) -> Any:
+        """What encodes pictures."""
+        return self._model.base_model.get_image_features
 
     @property
     def state(self) -> int:
@@ -74,7 +78,7 @@ class Feeder:
         keys = list(prepared.pictures)
         encoded = {key: one.blank() for key, one in zip(keys, self.features(keys, prepared), strict=True)}
         pictures = {
-            key: {name: value for name, value in side.items() if name not in _PIXELS}
+            key: {name: value for name, value in side.items() if name not in PIXELS}
             for key, side in prepared.pictures.items()
         }
         return Prepared(prepared.rows, pictures, Features(prepared.features.state, encoded), told=prepared.told)
@@ -86,12 +90,14 @@ class Feeder:
         if batch.pictures:
             sides = [prepared.pictures[key] for key in batch.pictures]
             for name in sides[0]:
-                if name in self._forward_takes and name not in _PIXELS:
+                if name in self._forward_takes and name not in PIXELS:
                     inputs[name] = torch.cat([side[name] for side in sides])
         inputs = {name: value.to(device) for name, value in inputs.items()}
-        if batch.pictures:
-            inputs["mm_encoder_outputs"] = {"image": _Encoded.joined(self.features(batch.pictures, prepared))}
-        return inputs
+        return inputs | (self._shown(batch, prepared) if batch.pictures else {})
+
+    def _shown(self, batch: Batch, prepared: Prepared) -> dict[str, Any]:
+        """What the model is given of a batch's pictures."""
+        return {"mm_encoder_outputs": {"image": Encoded.joined(self.features(batch.pictures, prepared))}}
 
     def features(self, keys: Sequence[str], prepared: Prepared) -> list[Any]:
         """The encoder's outputs of pictures, each encoded once for as long as the weights outside the decoder stay.
@@ -114,7 +120,7 @@ class Feeder:
         return [cache.encoded[key] for key in keys]
 
     def visual_states(self, key: str, prepared: Prepared) -> Tensor:
-        """What of a row's pictures enters the token stream, one after another: [S, D]."""
+        """What of a row's pictures the decoder is shown, one after another: [S, D]."""
         pooled = self.features([key], prepared)[0].pooled
         return torch.cat([piece.flatten(0, -2) for piece in ([pooled] if isinstance(pooled, Tensor) else pooled)])
 
@@ -144,9 +150,9 @@ class Feeder:
             return [self._encode_alike([key], prepared)[0] for key in keys]
         return [encoded.of(index) for index in range(len(keys))]
 
-    def _encoded(self, inputs: Mapping[str, Tensor]) -> _Encoded:
+    def _encoded(self, inputs: Mapping[str, Tensor]) -> Encoded:
         out = self._model.get_image_features(**inputs, return_dict=True)
-        return _Encoded(type(out), out.pooler_output, tuple(getattr(out, _DEEP, None) or ()))
+        return Encoded(type(out), out.pooler_output, tuple(getattr(out, _DEEP, None) or ()))
 
     def _not_read(self, inputs: Mapping[str, Tensor]) -> Sequence[nn.Module]:
         """The layers of the encoder that need not be run; all are while somebody watches what it gives."""
@@ -158,7 +164,7 @@ class Feeder:
 
 
 @dataclass(frozen=True, eq=False)
-class _Encoded:
+class Encoded:
     """What the encoder gave for some pictures.
 
     Attributes:
@@ -179,22 +185,22 @@ class _Encoded:
     def tensors(self) -> list[Tensor]:
         return [piece for level in self.levels for piece in ([level] if isinstance(level, Tensor) else level)]
 
-    def of(self, index: int) -> _Encoded:
+    def of(self, index: int) -> Encoded:
         """What belongs to one picture, where there is one entry for each."""
         pooled, *deep = (
             level[index : index + 1] if isinstance(level, Tensor) else [level[index]] for level in self.levels
         )
-        return _Encoded(self.kind, pooled, tuple(deep))
+        return Encoded(self.kind, pooled, tuple(deep))
 
-    def blank(self) -> _Encoded:
+    def blank(self) -> Encoded:
         """Zeros of the same shapes."""
         pooled, *deep = (
             _zeros(level) if isinstance(level, Tensor) else [_zeros(piece) for piece in level] for level in self.levels
         )
-        return _Encoded(self.kind, pooled, tuple(deep))
+        return Encoded(self.kind, pooled, tuple(deep))
 
     @staticmethod
-    def joined(some: Sequence[_Encoded]) -> Any:
+    def joined(some: Sequence[Encoded]) -> Any:
         """The encoder's output for all of them, as the model wants it."""
         pooled, *deep = (
             torch.cat(level) if isinstance(level[0], Tensor) else [piece for pieces in level for piece in pieces]
@@ -233,27 +239,10 @@ class EmbeddingFeeder(Feeder):
         return {"inputs_embeds": embeds_BTD, "attention_mask": batch.mask_BT.to(self._model.device)}
 
 
-def feeder_of(model: Any, parts: Parts) -> Feeder:
-    """The way of feeding that a model allows.
-
-    Raises:
-        PartsError: it takes pictures in no way that is known here.
-    """
-    if not hasattr(model, "get_image_features"):
-        raise PartsError(f"{type(model).__name__} does not give its image features")
-    inner: Any = getattr(model, "language_model", None)
-    if isinstance(inner, GenerationMixin):
-        if model.language_model.config.is_encoder_decoder:
-            raise PartsError(f"{type(model).__name__} answers with an encoder-decoder, which is not supported")
-        return EmbeddingFeeder(model, parts)
-    if "mm_encoder_outputs" not in _argument_names(model.forward):
-        raise PartsError(f"{type(model).__name__} does not take encoded pictures (mm_encoder_outputs)")
-    return Feeder(model, parts)
-
-
 def _zeros(like: Tensor) -> Tensor:
     return like.new_zeros(()).expand(like.shape)
 
 
-def _argument_names(function: Any) -> set[str]:
+def argument_names(function: Any) -> set[str]:
+    """What a function can be given by name."""
     return set(inspect.signature(function).parameters)

@@ -91,7 +91,8 @@ def follow(
     """
     if not len(guess):
         return Followed((), limit == 0)
-    allowed_NV = logits_NV.index_fill(-1, torch.tensor([never], device=logits_NV.device), -torch.inf)
+    allowed_NV = logits_NV.clone()
+    allowed_NV[:, never : never + 1] = -torch.inf  # Mllama's mark of a picture is none of the tokens it can say
     top = allowed_NV.topk(2, dim=-1)
     scale_N = logits_NV.abs().amax(-1)
     certain = (top.values[:, 0] - top.values[:, 1] > (_COARSE_LEAD if coarse else _LEAD) * scale_N).tolist()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vlmend.errors import EditError
 from vlmend.models.mixing import LogitsOperation
-from vlmend.models.parts import Parts
+from vlmend.models.parts import NO_VISUAL_TOKENS, Parts
 from vlmend.models.prepared import Row
 from vlmend.models.trace import bridged, rewritten
 from vlmend.models.weights import Weights, WeightsOperation
@@ -219,7 +219,7 @@ def check(ops: Iterable[Any], parts: Parts, weights: Weights) -> None:
     """Refuse operations that this model cannot carry out.
 
     Raises:
-        EditError: an unknown kind of operation, tensor, layer, or width.
+        EditError: an unknown kind of operation, tensor, layer, or width, or one on visual tokens that there are not.
     """
     for op in ops:
         kind = _kind_of(op)
@@ -230,6 +230,8 @@ def check(ops: Iterable[Any], parts: Parts, weights: Weights) -> None:
         elif kind is not AnswerOperation:
             width: Any = parts.norm.weight
             op.check(len(parts.layers), len(width))
+            if kind is StateOperation and not parts.in_stream:
+                raise EditError(NO_VISUAL_TOKENS)
             if kind is NeuronOperation:
                 parts.feed_forward_ends(op.layer)
 
@@ -244,6 +246,8 @@ def acting(
     generation, at which those that the prompt decides on act too. Neurons act in every call.
     """
     ops = [op for one in plans for op in one.states]
+    if any(_kind_of(op) is StateOperation for op in ops):
+        parts.need_visual_tokens()
     changed = sorted({op.layer for op in ops if _kind_of(op) is StateOperation})
     widened = sorted({op.layer for op in ops if _kind_of(op) is NeuronOperation})
     changes = {parts.layers[layer]: _change(layer, rows, plans, with_targets) for layer in changed}

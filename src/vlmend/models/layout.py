@@ -78,8 +78,9 @@ def layout(vlm: VLM, example: Asked) -> Layout:
 
     Raises:
         PromptError: the example cannot be turned into this model's input.
-        PartsError: this model makes visual tokens in a way that is not known here.
+        PartsError: this model makes visual tokens in a way that is not known here, or makes none.
     """
+    vlm.parts.need_visual_tokens()
     sizes = [open_picture(image).size for image in listed(example.image)]
     if not sizes:
         return Layout("tokens", ())

@@ -14,23 +14,26 @@ from torch import nn
 
 from vlmend.errors import PartsError
 
-__all__ = ["ROLES", "LayerSpec", "Parts", "find_parts"]
+__all__ = ["NO_PART", "NO_VISUAL_TOKENS", "ROLES", "LayerSpec", "Parts", "find_parts"]
 
 LayerSpec = str | int | float | Sequence[int | float]
 """Layers by name (the thirds "early", "middle", "late"; "last"; "all"), index (-1: the last) or depth (0.0 to 1.0)."""
 
 ROLES: dict[str, tuple[str, ...]] = {
-    "attn": ("self_attn", "attention", "attn"),
-    "attn.q": ("self_attn.q_proj", "attention.query"),
-    "attn.k": ("self_attn.k_proj", "attention.key"),
-    "attn.v": ("self_attn.v_proj", "attention.value"),
-    "attn.out": ("self_attn.o_proj", "self_attn.out_proj", "attention.dense"),
+    "attn": ("self_attn", "attention", "attn", "cross_attn"),
+    "attn.q": ("self_attn.q_proj", "attention.query", "cross_attn.q_proj"),
+    "attn.k": ("self_attn.k_proj", "attention.key", "cross_attn.k_proj"),
+    "attn.v": ("self_attn.v_proj", "attention.value", "cross_attn.v_proj"),
+    "attn.out": ("self_attn.o_proj", "self_attn.out_proj", "attention.dense", "cross_attn.o_proj"),
     "mlp": ("mlp", "feed_forward", "fc1+fc2"),
     "mlp.gate": ("mlp.gate_proj",),
     "mlp.up": ("mlp.up_proj", "mlp.gate_up_proj", "fc1", "mlp.fc1"),
     "mlp.down": ("mlp.down_proj", "fc2", "mlp.fc2"),
 }
 """Roles of modules inside a decoder layer, with the names they go by; "+" joins modules that have no common owner."""
+
+NO_PART = "layer {} looks at pictures: it has no part in the answer to a question without one"
+NO_VISUAL_TOKENS = "this model reads pictures by cross-attention: it has no visual tokens to work on"
 
 _CONNECTORS = ("multi_modal_projector", "connector", "language_projection", "projector", "mm_projector", "merger")
 _NORMS = ("norm", "final_layer_norm", "ln_f")
@@ -49,8 +52,10 @@ class Parts:
         norm: the norm after the last layer.
         embed: the token embedding.
         head: the projection to the vocabulary.
-        image_token: id of the token that stands for one visual token.
+        image_token: id of the token that stands for one visual token, or for a picture where that has none.
         paths: part name -> path of its module in the model.
+        in_stream: whether pictures become tokens of the decoder's stream; else some layers read them by
+            cross-attention, and those are not run for a text without a picture.
     """
 
     vision: nn.Module
@@ -62,6 +67,20 @@ class Parts:
     head: nn.Module
     image_token: int
     paths: dict[str, str]
+    in_stream: bool = True
+
+    def crosses(self, index: int) -> bool:
+        """Whether a layer reads pictures by cross-attention, and is run only where there is one."""
+        return not self.in_stream and _crosses(self.layers[index])
+
+    def need_visual_tokens(self) -> None:
+        """Refuse to work on visual tokens where there are none.
+
+        Raises:
+            PartsError: the model reads pictures by cross-attention.
+        """
+        if not self.in_stream:
+            raise PartsError(NO_VISUAL_TOKENS)
 
     def layer_indices(self, spec: LayerSpec) -> tuple[int, ...]:
         """Resolve layers against this model, sorted and each once.
@@ -111,7 +130,10 @@ class Parts:
         return 2 * len(self.layers) if after else 0
 
     def attention(self, index: int) -> nn.Module | None:
-        """The attention module of a layer, if it is one module and the layer has a feed-forward part beside it."""
+        """The attention module of a layer, if it is one module that looks at the states which enter the layer, and the
+        layer has a feed-forward part beside it."""
+        if self.crosses(index):
+            return None
         return next(iter(self._found(index, "attn").values()), None) if self._found(index, "mlp") else None
 
     def feed_forward(self, index: int) -> nn.Module | None:
@@ -185,14 +207,11 @@ def find_parts(model: Any) -> Parts:
         absent.append("image token")
     if absent:
         raise PartsError(f"{type(model).__name__}: could not find its {', '.join(absent)}")
-    if any(hasattr(layer, "cross_attn") for layer in decoder.layers):
-        raise PartsError(
-            f"{type(model).__name__} reads pictures by cross-attention: it has no visual tokens to work on"
-        )
     names = {id(module): name for name, module in model.named_modules(remove_duplicate=False)}
     paths = {part: names[id(module)] for part, module in found.items()}
     layers = tuple(found.pop("layers"))
-    return Parts(**found, layers=layers, image_token=image_token, paths=paths)
+    in_stream = not any(map(_crosses, layers))
+    return Parts(**found, layers=layers, image_token=image_token, paths=paths, in_stream=in_stream)
 
 
 def _decoder(model: Any) -> Any:
@@ -237,6 +256,10 @@ def _norm(decoder: Any) -> Any:
         return known
     named = [child for name, child in decoder.named_children() if "norm" in name]
     return named[0] if len(named) == 1 else None
+
+
+def _crosses(layer: nn.Module) -> bool:
+    return _descend(layer, "cross_attn") is not None
 
 
 def _first(owner: Any, names: Sequence[str]) -> Any:

@@ -40,9 +40,11 @@ _Some = Sequence[int] | slice
 
 def beginning(row: Row) -> int:
     """How many tokens a row has up to the last of its picture, or without one those of its opening; 0 where it has
-    neither, or where no word follows."""
+    neither, where no word follows, or where pictures have no tokens."""
     if row.picture is None:
         return row.opened
+    if not row.visual_T.any():  # layers look at it
+        return 0
     count = int(row.visual_T.nonzero().max()) + 1
     return count if count < len(row.ids_T) else 0
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlmend.errors import PromptError
+from vlmend.errors import PartsError, PromptError
+from vlmend.models.parts import NO_VISUAL_TOKENS
 from vlmend.models.pictures import Pictures, content_hash, listed, open_picture
 from vlmend.models.prompts import Prompter
 
@@ -45,7 +46,7 @@ class Row:
         answer_length: how many of them are the answer's.
         picture: key of what the encoder gets (in ``Prepared.pictures``); ``None`` without a picture. For one picture
             it is its content hash; where the encoder reads the question too, the question's is added.
-        extras: other tensors of the processor that go along the tokens.
+        extras: other tensors of the processor that go along the tokens, [T] or [T, ...].
         question: as it was asked, without the template.
         pictures: content hashes of its pictures, in their order.
         sizes: width and height of each, in pixels.
@@ -54,6 +55,7 @@ class Row:
         opening: the text that they put in front of all, its pictures too; nor is that.
         opened: how many tokens a row has up to the end of that, with what the template writes before it.
         plain: of a row with such texts, the row without them.
+        in_stream: whether its pictures are visual tokens; else layers look at them (`crossing.py`).
     """
 
     prompt: str
@@ -71,6 +73,18 @@ class Row:
     opening: str = ""
     opened: int = 0
     plain: Row | None = None
+    in_stream: bool = True
+
+    @property
+    def visual(self) -> Tensor:
+        """Places of its visual tokens, [S].
+
+        Raises:
+            PartsError: its pictures have none.
+        """
+        if self.pictures and not self.in_stream:
+            raise PartsError(NO_VISUAL_TOKENS)
+        return self.visual_T.nonzero().flatten()
 
     @property
     def content(self) -> str:
@@ -150,14 +164,18 @@ class Preparer:
         prompter: writes its prompts.
         image_token: id of a visual token.
         ends: ids of the tokens that end an answer.
+        in_stream: whether pictures become visual tokens.
     """
 
-    def __init__(self, processor: Any, prompter: Prompter, image_token: int, ends: Sequence[int]) -> None:
+    def __init__(
+        self, processor: Any, prompter: Prompter, image_token: int, ends: Sequence[int], in_stream: bool = True
+    ) -> None:
         self._processor = processor
         self._tokenizer = processor.tokenizer
         self.traits = prompter.traits
         self._prompter = prompter
         self._image_token = image_token
+        self._in_stream = in_stream
         self._ends = set(ends)
         self._encode = lru_cache(_KNOWN)(self._encoded)
         self._alone = lru_cache(_KNOWN)(lambda prompt: self.fields(prompt, [])["input_ids"][0])
@@ -205,8 +223,10 @@ class Preparer:
         hashes = tuple(content_hash(picture) for picture in pictures)
         key = _key(hashes, [value for name, value in inputs.items() if name.startswith(traits.second or ("\0",))])
         sizes = tuple(picture.size for picture in pictures)
+        if not self._in_stream:
+            visual = torch.zeros_like(visual)
         made = Row(prompt, ids[0], visual, target, length, key, extras, example.question, hashes, sizes, example)
-        return made, inputs
+        return replace(made, in_stream=self._in_stream), inputs
 
     def placed(self, question: str, pictures: int) -> str:
         """See `Prompter.placed`."""
@@ -249,7 +269,7 @@ class Preparer:
     def _read(self, prompt: str) -> str:
         """A prompt with what the processor writes around it."""
         traits = self.traits
-        return traits.opening + prompt + traits.closing
+        return ("" if self._opens_itself(prompt) else traits.opening) + prompt + traits.closing
 
     def _opens_itself(self, prompt: str) -> bool:
         """Whether the prompt brings its own first special token, so that the tokenizer must not add another."""
@@ -298,7 +318,13 @@ class Preparer:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def batch(self, rows: Sequence[Row], *, with_targets: bool, left: bool = True) -> Batch:
-        """Pad rows on the left, or on the right, with their answers behind the prompts or without."""
+        """Pad rows on the left, or on the right, with their answers behind the prompts or without.
+
+        Raises:
+            PartsError: layers look at pictures, and the rows have unlike numbers of them (`crossing.py`).
+        """
+        if not self._in_stream and len({len(row.pictures) for row in rows}) > 1:
+            raise PartsError("rows with unlike numbers of pictures cannot be one batch where layers look at them")
         ids = [torch.cat([row.ids_T, row.target_N]) if with_targets else row.ids_T for row in rows]
         names = {name for row in rows for name in row.extras}
         extras = {
@@ -315,6 +341,8 @@ class Preparer:
     def _along(self, row: Row, name: str, length: int) -> Tensor:
         """What the processor gave along a row's prompt, with its value for answers along the answer."""
         values = row.extras.get(name, torch.zeros_like(row.ids_T))
+        if name in self.traits.looks:
+            return torch.cat([values, values[-1:].expand(length - len(row.ids_T), *values.shape[1:])])
         answer = self.traits.along.get(name, 0)
         return torch.cat([values, values.new_full((length - len(row.ids_T),), answer)])
 
@@ -366,5 +394,5 @@ def _key(pictures: Sequence[str], read: Sequence[Tensor]) -> str | None:
 
 def _padded(rows: Sequence[Tensor], value: int, left: bool) -> Tensor:
     length = max(len(row) for row in rows)
-    pairs = [(row.new_full((length - len(row),), value), row) for row in rows]
+    pairs = [(row.new_full((length - len(row), *row.shape[1:]), value), row) for row in rows]
     return torch.stack([torch.cat(pair if left else pair[::-1]) for pair in pairs])

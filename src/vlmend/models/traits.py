@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 __all__ = ["Traits", "probe"]
 
 _WORDS = "what"
+_MORE_WORDS = "what is it and where is it"
 _SQUARE = Image.new("RGB", (64, 64), (128, 128, 128))
 
 
@@ -28,6 +29,8 @@ class Traits:
         opening, closing: what the processor writes around the words when there is a picture (PaliGemma's new line).
         along: the fields that go along the tokens, and the value of each along an answer.
         second: how the names of fields begin that a second reader of the text takes (a Q-Former).
+        looks: the fields with more than one number for each token, which say what of the pictures it may look at; an
+            answer may look at what the prompt's last token may.
     """
 
     mark: str
@@ -38,6 +41,7 @@ class Traits:
     closing: str = ""
     along: dict[str, int] = field(default_factory=dict[str, int])
     second: tuple[str, ...] = ()
+    looks: tuple[str, ...] = ()
 
     def images(self, pictures: Sequence[Image.Image]) -> list[Any]:
         """The pictures of one text, as the processor wants them."""
@@ -45,7 +49,7 @@ class Traits:
 
     def is_along(self, name: str, value: Tensor, ids: Tensor) -> bool:
         """Whether a field goes along the tokens."""
-        return value.shape == ids.shape and not name.startswith(self.second or ("\0",))
+        return name in self.looks or (value.shape == ids.shape and not name.startswith(self.second or ("\0",)))
 
 
 def probe(processor: Any, image_token: int) -> Traits:
@@ -84,6 +88,7 @@ def probe(processor: Any, image_token: int) -> Traits:
         closing=closing,
         along=_along(processor, mark, fields, second),
         second=second,
+        looks=_looks(fields, lambda: _fields(processor, mark + _MORE_WORDS, [_SQUARE])),
     )
 
 
@@ -117,6 +122,18 @@ def _around(processor: Any, fields: dict[str, Any], image_token: int) -> tuple[s
         return "", ""
     opening, closing = text.split(_WORDS)
     return opening, closing
+
+
+def _looks(fields: dict[str, Any], of_more_words: Callable[[], dict[str, Any]]) -> tuple[str, ...]:
+    """Fields that have more than one number for each token: their second axis is as long as a text with more words."""
+
+    def fitting(some: dict[str, Any]) -> set[str]:
+        ids = some["input_ids"]
+        tensors = {name: value for name, value in some.items() if isinstance(value, Tensor)}
+        return {name for name, value in tensors.items() if value.dim() > 2 and value.shape[:2] == ids.shape}
+
+    found = fitting(fields)
+    return tuple(sorted(found & fitting(of_more_words()))) if found else ()
 
 
 def _along(processor: Any, mark: str, fields: dict[str, Any], second: tuple[str, ...]) -> dict[str, int]:

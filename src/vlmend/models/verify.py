@@ -49,7 +49,7 @@ def verify(vlm: VLM) -> None:
         for part in ("vision", "connector", "norm", "head")
         if part not in fired
     ]
-    problems += disorder(calls, len(parts.layers))
+    problems += disorder(calls, range(len(parts.layers)))
     if not problems and not _caps_logits(vlm.model.config):
         normed = next(call for call in reversed(calls) if call.name == "norm")
         with torch.no_grad():
@@ -75,17 +75,17 @@ def run_decoder(parts: Parts) -> list[str]:
         except ValueError:
             calls.clear()
             parts.decoder(inputs_embeds=embeds_BTD, use_cache=False)
-        problems = disorder(calls, len(parts.layers))
+        problems = disorder(calls, [index for index in range(len(parts.layers)) if not parts.crosses(index)])
         if not problems:
             parts.head(calls[-1].output)
     return problems
 
 
-def disorder(calls: Sequence[Call], count: int) -> list[str]:
-    """What is wrong with the order in which layers and the final norm ran, in words."""
+def disorder(calls: Sequence[Call], expected: Sequence[int]) -> list[str]:
+    """What is wrong with the order in which layers, all that are expected, and the final norm ran, in words."""
     layers = [call for call in calls if call.name.startswith("layer ")]
     names = [call.name for call in layers]
-    if names != [f"layer {index}" for index in range(count)]:
+    if names != [f"layer {index}" for index in expected]:
         return [f"its layers ran as {names}"]
     shapeless = [call for call in layers if not isinstance(call.output, Tensor) or call.output.dim() != 3]
     if shapeless:

@@ -22,7 +22,7 @@ from vlmend.models.active import Active, Applicable, Edits
 from vlmend.models.batching import by_opening, of_like_length
 from vlmend.models.begun import Begun
 from vlmend.models.contrast import Contrast
-from vlmend.models.feed import feeder_of
+from vlmend.models.feeding import feeder_of
 from vlmend.models.greedy import GREEDY, follow, takes_the_likeliest
 from vlmend.models.intervene import Plan, acting, check, first_stage, plan
 from vlmend.models.logits import Rewrite
@@ -65,7 +65,7 @@ class VLM:
         self._active: list[Active] = []
         self._shared: Shared | None = None
         self._ends = _end_tokens(model, self.tokenizer)
-        self._preparer = Preparer(processor, prompter, parts.image_token, self._ends)
+        self._preparer = Preparer(processor, prompter, parts.image_token, self._ends, parts.in_stream)
         self._feeder = feeder_of(model, parts)
         self._teller = Teller(parts, self.tokenizer, self._preparer, self._feeder)
         self._mixer = Mixer(parts, self.tokenizer, self._feeder)
@@ -121,7 +121,7 @@ class VLM:
             self._feeder.features(list(prepared.pictures), prepared)
 
     def features(self, prepared: Prepared) -> list[Tensor | None]:
-        """What of every row's pictures enters the token stream, [S, D] each; ``None`` without a picture."""
+        """What of every row's pictures the decoder is shown, [S, D] each; ``None`` without a picture."""
         keys = (row.picture for row in prepared.rows)
         return [None if key is None else self._feeder.visual_states(key, prepared) for key in keys]
 
@@ -232,6 +232,8 @@ class VLM:
             return self.logits(prepared, count)
 
         rows = tuple(map(id, prepared.rows))
+        if not self.parts.in_stream and prepared.rows[0].picture is None:
+            return run()  # not all layers are run
         states = {stage: self.weights.state_before(stage) for stage in {first, *later} if stage > 0}
         known = {stage: prepared.below.get((stage, rows)) for stage in states}
         valid = [below for stage, below in known.items() if below is not None and below.state == states[stage]]
