@@ -53,7 +53,8 @@ class _Pretending(TorchFunctionMode):
         tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         there = [one for one in tensors if _there(one)]
         here = [one for one in tensors if not _there(one) and one.dim() > 0]
-        if wanted == "cuda" and kwargs.get("generator") is not None:
+        drawn = any(isinstance(one, torch.Generator) for one in (*args, *kwargs.values()))
+        if drawn and (wanted == "cuda" or there):
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         if name in ("__getitem__", "__setitem__"):
             _check_indices(*args)
