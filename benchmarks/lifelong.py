@@ -1,4 +1,4 @@
-"""Thousands of edits in closed form, turn after turn, on a LLaVA of 6.9 billion parameters with random weights.
+"""Thousands of edits in closed form, turn after turn, on a LLaVA of 7.1 billion parameters with random weights.
 
 UltraEdit at the `mlp.down` of three late layers, a hundred requests a turn, every turn made on the model with all
 earlier ones in force (`vlmend.evaluation.sequence`), with the statistics of a life of edits. Requests are questions of
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from mid import processor, tokenizer
+from mid import llava, processor, tokenizer
 from PIL import Image
 
 import vlmend
@@ -38,25 +38,10 @@ ENCODERS = {
     "7b": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
     "small": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4},
 }
-WORDS = [
-    "red",
-    "blue",
-    "green",
-    "old",
-    "new",
-    "north",
-    "south",
-    "river",
-    "stone",
-    "glass",
-    "tower",
-    "bridge",
-    "garden",
-    "market",
-    "winter",
-    "summer",
-    "silver",
-]
+WORDS = (
+    *("red", "blue", "green", "old", "new", "north", "south", "river", "stone"),
+    *("glass", "tower", "bridge", "garden", "market", "winter", "summer", "silver"),
+)
 ASKED = ("capital", "founder", "largest city", "language", "colour of the flag", "oldest school", "patron", "currency")
 PIXELS, VOCABULARY, A_PICTURE = 224, 32064, 5
 
@@ -147,27 +132,7 @@ def memory(vlm: VLM) -> float:
 def model(size: str, device: str) -> VLM:
     """Random weights in bfloat16 (float32 on a CPU), made where they are used."""
     tokens = tokenizer([case.request.question for case in itertools.islice(requests(False), 2000)], 2000)
-    config = transformers.LlavaConfig(
-        vision_config={
-            "model_type": "clip_vision_model",
-            "image_size": PIXELS,
-            "patch_size": 14,
-            **ENCODERS[size],
-        },
-        text_config={
-            "model_type": "llama",
-            "vocab_size": VOCABULARY,
-            "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": False,
-            "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            **SIZES[size],
-        },
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-2,
-        image_seq_length=(PIXELS // 14) ** 2,
-    )
+    config = llava(tokens, ENCODERS[size], SIZES[size], pixels=PIXELS, vocabulary=VOCABULARY)
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)

@@ -6,7 +6,7 @@ in patches of 14: 576 visual tokens. One question about a picture is about 590 t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,34 +33,15 @@ def mid(folder: Path) -> VLM:
         example.question for case in cases() for example in (case.request, *(probe.example for probe in case.probes))
     ]
     tokens = tokenizer(texts)
-    config = transformers.LlavaConfig(
-        vision_config={
-            "model_type": "clip_vision_model",
-            "hidden_size": 384,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 6,
-            "image_size": 336,
-            "patch_size": 14,
-        },
-        text_config={
-            "model_type": "llama",
-            "vocab_size": 8064,
-            "hidden_size": 512,
-            "intermediate_size": 1376,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 8,
-            "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": False,
-            "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        },
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-2,
-        image_seq_length=576,
-    )
+    vision = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 6}
+    text = {
+        "hidden_size": 512,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+    }
+    config = llava(tokens, vision, text, pixels=336, vocabulary=8064)
     model = transformers.LlavaForConditionalGeneration(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -74,6 +55,33 @@ def mid(folder: Path) -> VLM:
     model.save_pretrained(folder)
     processor(tokens, 336).save_pretrained(folder)
     return vlmend.load(str(folder))
+
+
+def llava(
+    tokens: transformers.PreTrainedTokenizerFast,
+    vision: Mapping[str, int],
+    text: Mapping[str, int],
+    *,
+    pixels: int,
+    vocabulary: int,
+) -> transformers.LlavaConfig:
+    """A LLaVA of CLIP and LLaMA, of these sizes, for pictures of so many pixels a side."""
+    return transformers.LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", "image_size": pixels, "patch_size": 14, **vision},
+        text_config={
+            "model_type": "llama",
+            "vocab_size": vocabulary,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": False,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            **text,
+        },
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        image_seq_length=(pixels // 14) ** 2,
+    )
 
 
 def processor(tokens: transformers.PreTrainedTokenizerFast, pixels: int) -> transformers.LlavaProcessor:

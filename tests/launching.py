@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+WAIT = 300.0
+"""Seconds that a process may take for anything, on a busy machine."""
 
 ACCELERATE = (
     "-m",
@@ -38,6 +44,16 @@ def kill_second(out: Path) -> None:
             continue
         if b"RANK=1" in environment.split(b"\0") and str(out).encode() in (process / "cmdline").read_bytes():
             os.kill(int(process.name), signal.SIGKILL)
+
+
+def wait_until(process: subprocess.Popen[bytes], true: Callable[[], bool]) -> float:
+    """Seconds until something is true; the process must be at work all the while."""
+    start = time.monotonic()
+    while not true():
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() - start < WAIT
+        time.sleep(0.002)
+    return time.monotonic() - start
 
 
 def free_port() -> str:

@@ -30,7 +30,6 @@ from vlmend.models.contrast import Contrast
 CUDA = torch.device("cuda:0")
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"steps": 2} for name in ("ft", "lora", "t-patcher", "visual-delta", "vead-memory", "memit", "alphaedit")},
-    "vead-memory": {"steps": 2},
     "visual-exemplar": {"missing": "leave"},
     "ultraedit": {"lifelong": True},
 }

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from launching import WAIT, wait_until
 from vlmend.data.formats import trl
 from vlmend.data.records import PreferencePair
 from vlmend.models.pictures import save_picture
 
-STEPS, SAVE_EVERY, WAIT = 12, 2, 300.0
+STEPS, SAVE_EVERY = 12, 2
 SETTINGS = ("rank=4", "dropout=0.1", "lr=1e-3", f"steps={STEPS}", "batch=2", "log_every=1", f"save_every={SAVE_EVERY}")
 
 
@@ -50,11 +50,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def kill_when(process: subprocess.Popen[bytes], true: Callable[[], bool]) -> None:
-    began = time.monotonic()
-    while not true():
-        assert process.poll() is None, process.stderr and process.stderr.read().decode()
-        assert time.monotonic() - began < WAIT
-        time.sleep(0.002)
+    wait_until(process, true)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 import vlmend
+from launching import WAIT, wait_until
 
 CASES = Path(vlmend.__file__).parent / "world" / "demo_cases" / "evqa_eval.json"
 EDITORS = "ft,visual-delta"
@@ -32,7 +32,6 @@ SETTINGS = (
 LIMIT = 8
 ALL = 2 * LIMIT  # an editor and a case have a record
 KILLS = {"start": 6, "records": 8, "report": 6}
-WAIT = 300.0
 
 
 def bench(out: Path) -> subprocess.Popen[bytes]:
@@ -51,16 +50,6 @@ def lines(out: Path) -> int:
 def changed(path: Path) -> float:
     """When a file was last written; 0 if there is none."""
     return path.stat().st_mtime if path.exists() else 0.0
-
-
-def wait_until(process: subprocess.Popen[bytes], true: Callable[[], bool]) -> float:
-    """Seconds until something is true; the process must be at work all the while."""
-    start = time.monotonic()
-    while not true():
-        assert process.poll() is None, process.stderr and process.stderr.read().decode()
-        assert time.monotonic() - start < WAIT
-        time.sleep(0.002)
-    return time.monotonic() - start
 
 
 @dataclass(frozen=True)

@@ -81,17 +81,10 @@ class UltraEdit:
             for name, gradient in gradients.items():
                 met.setdefault(name, _Met()).add(index, gradient, len(prepared.rows[index].target_N))
         own = MomentsOp({name: one.moments for name, one in met.items()})
-        known = self._joined(vlm, own) if self.lifelong else own
+        known = _of_a_life(vlm, own) if self.lifelong else own
         changes: Changes = {name: self._change(one, known.moments[name]) for name, one in met.items()}
         ops = [low_rank_op(linears, [changes]), *([own] if self.lifelong else [])]
         return edit_of(self, vlm, cases, ops)
-
-    def _joined(self, vlm: VLM, own: MomentsOp) -> MomentsOp:
-        """This edit's moments with those of the edits in force at the same layers."""
-        for op in vlm.ops_in_force:
-            if isinstance(op, MomentsOp) and (both := own.joined(op)) is not None:
-                own = both  # type: ignore[assignment]
-        return own
 
     @torch.no_grad()
     def _change(self, met: _Met, moments: tuple[Moments, Moments]) -> tuple[Tensor, Tensor]:
@@ -128,6 +121,14 @@ class _Met:
         """Inputs [N, I] and gradients [N, O] at the answers' tokens, request by request."""
         some = [self._answers[index] for index in sorted(self._answers)]
         return torch.cat([h for h, _ in some]), torch.cat([v for _, v in some])
+
+
+def _of_a_life(vlm: VLM, own: MomentsOp) -> MomentsOp:
+    """An edit's moments with those of the edits in force at the same layers."""
+    for op in vlm.ops_in_force:
+        if isinstance(op, MomentsOp):
+            own = own.joined(op) or own
+    return own
 
 
 def shift(h_NI: Tensor, h_hat_NI: Tensor, v_hat_NO: Tensor, eta: float, ridge: float) -> tuple[Tensor, Tensor]:

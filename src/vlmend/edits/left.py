@@ -136,7 +136,7 @@ class MomentsOp(LeftOp):
         }
         object.__setattr__(self, "moments", found)
 
-    def joined(self, other: Op) -> Op | None:
+    def joined(self, other: Op) -> MomentsOp | None:
         """Of both, if they are of the same layers."""
         if not isinstance(other, MomentsOp) or self.moments.keys() != other.moments.keys():
             return None

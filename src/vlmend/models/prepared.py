@@ -190,16 +190,19 @@ class Preparer:
         pictures: dict[str, dict[str, Tensor]] = {}
         known: dict[Any, tuple[Row, dict[str, Tensor]]] = {}
         for example in examples:
-            key = _question(example)
-            earlier = known.get(key)
-            row, inputs = known[key] = self.row(example) if earlier is None else self.again(*earlier, example)
+            row, inputs = self.row_of(example, known)
             rows.append(row)
             if row.picture is not None:
                 pictures.setdefault(row.picture, inputs)
         return Prepared(tuple(rows), pictures)
 
-    def again(self, row: Row, inputs: dict[str, Tensor], example: Asked) -> tuple[Row, dict[str, Tensor]]:
-        """As `row`, of an example that asks the same of the same pictures as one of which that is known."""
+    def row_of(self, example: Asked, known: dict[Any, tuple[Row, dict[str, Tensor]]]) -> tuple[Row, dict[str, Tensor]]:
+        """As `row`; of a question of pictures that is known only the answer is new. What is not known is added."""
+        key = (example.question, *map(_identity, listed(example.image)))
+        if key not in known:
+            known[key] = self.row(example)
+            return known[key]
+        row, inputs = known[key]
         target, length = self._target(row.prompt, example.question, len(row.pictures), example.answer)
         return replace(row, target_N=target, answer_length=length, asked=example), inputs
 
@@ -362,22 +365,13 @@ class Shared:
         """As `Preparer.prepare`; an example that is equal to an earlier one is the same row."""
         found: list[tuple[Asked, Row, dict[str, Tensor]]] = []
         for example in examples:
-            asked = _question(example)
-            key = (example.answer, *asked)
-            if key not in self.rows:
-                earlier = self.questions.get(asked)
-                made = preparer.row(example) if earlier is None else preparer.again(*earlier, example)
-                self.questions.setdefault(asked, made)
-                self.rows[key] = (example, *made)  # the example keeps its picture's identity alive
+            key = (example.question, example.answer, *map(_identity, listed(example.image)))
+            if key not in self.rows:  # the example keeps its picture's identity alive
+                self.rows[key] = (example, *preparer.row_of(example, self.questions))
             found.append(self.rows[key])
         pictures = {row.picture: inputs for _, row, inputs in found if row.picture is not None}
         rows = tuple(row for _, row, _ in found)
         return Prepared(rows, pictures, self.features, self.below, self.begun, self.told)
-
-
-def _question(example: Asked) -> tuple[Any, ...]:
-    """Equal for examples that ask the same of the same pictures."""
-    return (example.question, *map(_identity, listed(example.image)))
 
 
 def _identity(image: Any) -> Any:
