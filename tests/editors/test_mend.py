@@ -108,6 +108,20 @@ def test_the_network_and_the_change(golden, name, layers, layer) -> None:
     close((left_OT @ right_TI).detach(), golden[f"mend.eval.{name}.dW"])
 
 
+def test_a_network_in_use_holds_two_matrices_as_one_where_that_is_less(golden) -> None:
+    """And gives the golden figures so."""
+    shapes = {"a": (OUTPUTS, INPUTS)}
+    for rank in (INPUTS + OUTPUTS, 10):
+        fresh = MENDNetwork([["a"]], shapes, rank)
+        used = MENDNetwork.trained([["a"]], shapes, fresh.state_dict())
+        assert [one.both is not None for one in used.networks[0].maps] == [rank > 10] * 2
+        assert used.state_dict().keys() == fresh.state_dict().keys()
+    made = network(golden, moments_after(golden, 2), 2)
+    for one in made.maps:
+        one.join()
+    close(made(gradient(golden, "eval"), 1).deltas_TO, golden["mend.eval.mode1.delta_tilde"])
+
+
 def test_one_map_by_hand() -> None:
     """Of one input and one output: z = (1, -2); V z = 3, U V z + b = (3, -5); twice that and 1 more: (7, -9)."""
     made = IDMLP(1, 2, 1, 2)

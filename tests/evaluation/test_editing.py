@@ -188,6 +188,36 @@ def test_what_lies_below_editors_of_a_middle_layer_is_run_once(llava, cases):
     assert pictures(edits, 3) > pictures(edits[:1], 3)
 
 
+def test_an_edit_is_made_from_what_is_run_of_its_picture_for_its_measuring(llava, cases):
+    """Of the layers below only the words' tokens are run for the fit, and the edit is what it is without that."""
+    editor = FT(layers=[2], steps=2)
+    edit, request = editor.fit(llava, cases[:1]), llava.prepare([cases[0].request]).rows[0]
+    words = len(request.ids_T) + len(request.target_N) - beginning(request)
+    made = []
+
+    def tokens(one) -> int:
+        """How many the lowest layer is run on, of all rows."""
+        found = []
+
+        def counted(forward, states_BTD, *args, **named):
+            found.append(states_BTD.shape[0] * states_BTD.shape[1])
+            return forward(states_BTD, *args, **named)
+
+        with called_through(llava.parts.layers[0], counted):
+            evaluate(llava, one, cases[:1], max_new_tokens=0, protocol="legacy", gains=False, on_edit=keep)
+        return sum(found)
+
+    def keep(_, one) -> None:
+        made.append(one)
+
+    tokens(editor)  # compared with whole runs, this once
+    assert tokens(editor) <= tokens(edit) + words
+    changes = made[-1].ops[0].changes
+    for name, change in edit.ops[0].changes.items():
+        for mine, alone in zip(changes[name].tensors, change.tensors, strict=True):
+            torch.testing.assert_close(mine, alone, rtol=0, atol=1e-3 * float(alone.abs().max()))
+
+
 def test_editors_compared_are_as_measured_alone(llava, cases, proof):
     others = [replace(FIT, steps=3, layers=0), vlmend.VisualDelta(steps=2)]
     together = compare(llava, [others[0], FIT, others[1]], cases, max_new_tokens=SHORT)

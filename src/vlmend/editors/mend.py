@@ -59,4 +59,4 @@ class MEND(Shelved[Changer[MENDNetwork]]):
 
 
 def _sized(trained: Trained, shapes: Mapping[str, tuple[int, int]]) -> MENDNetwork:
-    return MENDNetwork.sized(trained.facts["groups"], shapes, trained.tensors)
+    return MENDNetwork.trained(trained.facts["groups"], shapes, trained.tensors)

@@ -71,6 +71,8 @@ class Moments:
 class _Map(nn.Module):
     """One of the maps, with ``sharing`` pairs of s and t; none where one layer has it alone."""
 
+    both: Tensor | None
+
     def __init__(self, dim: int, rank: int, sharing: int) -> None:
         super().__init__()
         self.out = nn.Parameter(torch.zeros(dim, rank))
@@ -78,9 +80,14 @@ class _Map(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
         self.scale = nn.Parameter(torch.ones(sharing, dim)) if sharing > 1 else None
         self.shift = nn.Parameter(torch.zeros(sharing, dim)) if sharing > 1 else None
+        self.register_buffer("both", None, persistent=False)
+
+    def join(self) -> None:
+        """Hold U V as one matrix; they must not change any more."""
+        self.both = self.out.detach() @ self.into.detach()
 
     def forward(self, z_TD: Tensor, layer: int) -> Tensor:
-        moved_TD = z_TD @ self.into.T @ self.out.T + self.bias
+        moved_TD = (z_TD @ self.into.T @ self.out.T if self.both is None else z_TD @ self.both.T) + self.bias
         if self.scale is not None and self.shift is not None:
             moved_TD = self.scale[layer] * moved_TD + self.shift[layer]
         return z_TD + moved_TD.clamp(min=0)  # no relu: its gradient is 0 where all this begins, at 0
@@ -151,10 +158,10 @@ class MENDNetwork(nn.Module):
         self.register_buffer("unit", torch.tensor(unit))
 
     @classmethod
-    def sized(
+    def trained(
         cls, groups: Sequence[Sequence[str]], shapes: Mapping[str, tuple[int, int]], tensors: Mapping[str, Tensor]
     ) -> MENDNetwork:
-        """The network that has these tensors.
+        """The network that has these tensors, to be used and not to be trained any more.
 
         Raises:
             KeyError, RuntimeError, ValueError: these are no network's.
@@ -162,6 +169,11 @@ class MENDNetwork(nn.Module):
         rank = max(len(tensors[f"networks.{at}.maps.0.into"]) for at in range(len(groups)))
         made = cls(groups, shapes, rank)
         made.load_state_dict(dict(tensors))
+        for network in made._networks():
+            for one in network.maps:
+                dim, rank = one.out.shape
+                if 2 * rank > dim:  # fewer products
+                    one.join()
         return made
 
     def measure(self, edits: Iterable[Mapping[str, Gradient]]) -> None:

@@ -9,7 +9,7 @@ and values are those of the picture without it, and so are the states that it ac
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -212,18 +212,26 @@ class Known:
             known.setdefault(named(call.rows[index], Plan()), one)
         return made
 
-    def states(self, call: Cut, layers: Sequence[int]) -> list[list[Tensor]]:
-        """Every unedited row's states behind each layer, prompt and target, [T, D]; nothing above these is run."""
+    def states(self, call: Cut, layers: Sequence[int], *, keep: Collection[int] = ()) -> list[list[Tensor]]:
+        """Every unedited row's states behind each layer, prompt and target, [T, D]; nothing above these is run.
+
+        Args:
+            call: of the rows.
+            layers: which.
+            keep: lower layers that later runs may begin above.
+        """
         names = [named(row, Plan()) for row in call.rows]
         kept = {**self._kept.get(self._state, {}), **self._mine}
         begun = {name: one for name in names if (one := kept.get(name)) and set(layers) <= one.outputs.keys()}
         fresh = [names.index(name) for name in dict.fromkeys(names) if name not in begun]
         for some in call.at_once(fresh):
-            made = call.begin(some, keep=layers, end=max(layers) + 1)
+            made = call.begin(some, keep={*layers, *keep}, end=max(layers) + 1)
             begun.update(zip((names[index] for index in some), made, strict=True))
         if self._lasting:
             known = self._kept.setdefault(self._state, {})
-            known.update((names[index], begun[names[index]]) for index in fresh if names[index] not in known)
+            new = [names[index] for index in fresh]
+            deeper = [name for name in new if name not in known or known[name].depth <= max(layers)]
+            known.update((name, begun[name]) for name in deeper)
         each = [begun[name] for name in names]
         lengths = [len(row.ids_T) + len(row.target_N) - call.count for row in call.rows]
         return [

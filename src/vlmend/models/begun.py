@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from vlmend.models.batching import by_beginning, of_like_length, worth_sharing
 from vlmend.models.beginnings import Known, Openings, Starts, named
@@ -24,7 +26,7 @@ from vlmend.models.parts import Parts
 from vlmend.models.prefix import Cut, beginning, cut, going_on
 from vlmend.models.prepared import Prepared, Preparer, Row
 from vlmend.models.resume import Below, joined, record
-from vlmend.models.trace import capture, hooked
+from vlmend.models.trace import capture, hooked, reaching, watched
 from vlmend.models.weights import Weights
 
 __all__ = ["Begun"]
@@ -49,6 +51,7 @@ class Begun:
         self._feeder = feeder
         self.holds: bool | None = None if parts.in_stream else False  # what layers look at stands beside the rows
         self._starts: bool | None = None  # whether it can from what lower layers gave; not known yet
+        self._lower: bool | None = None  # whether rows can go on above what their lower layers gave; not known yet
         self._ends_alone: bool | None = None  # whether the last layer can be cut behind its attention; not known yet
         self._openings = Openings()
         self._generates: bool | None = self.holds  # whether generation can go on from an opening; not known yet
@@ -192,12 +195,42 @@ class Begun:
         batch = self._preparer.batch(part.rows, with_targets=True, left=False)
         return cut(self._parts, part.rows, partial(self._feeder.logits, batch, part, 1))
 
-    def states(self, part: Prepared, layers: Sequence[int]) -> list[list[Tensor]] | None:
+    def states(self, part: Prepared, layers: Sequence[int], *, keep: Collection[int] = ()) -> list[list[Tensor]] | None:
         """The states behind each layer, [T, D], of rows with their answers that have equally many tokens up to the
         last of their picture; what several begin with is run once, or not at all where it is known. ``None`` where this
-        model cannot be run so."""
-        call = self.cut(part) if beginning(part.rows[0]) and not hooked(self._parts.decoder) else None
-        return None if call is None else Known(self._parts, part.begun, self._state()).states(call, layers)
+        model cannot be run so. Further layers to ``keep`` are those that later runs may begin above."""
+        call = self.cut(part) if beginning(part.rows[0]) and not self._hooked_up_to(max(layers)) else None
+        return None if call is None else Known(self._parts, part.begun, self._state()).states(call, layers, keep=keep)
+
+    def lower(self, part: Prepared, layers: int, run: Callable[[], Any]) -> Tensor | None:
+        """What the lowest layers make of rows with their answers, [B, T, D], padded on the left; ``None`` where this
+        model cannot be run so. What is run of their beginnings later runs know.
+
+        Args:
+            part: rows.
+            layers: how many; nothing acts on them.
+            run: runs the rows whole, to compare with the first time.
+        """
+        counts = {beginning(row) for row in part.rows}
+        if not self.holds or self._lower is False or not layers or len(counts) > 1:
+            return None
+        with torch.no_grad():
+            found = self.states(part, [layers - 1], keep=range(layers - 1))
+            if found is None:
+                return None
+            states_BTD = pad_sequence([states_TD for (states_TD,) in found], batch_first=True, padding_side="left")
+            if self._lower is None:
+                last, following = self._parts.layers[layers - 1], (*self._parts.layers, self._parts.norm)[layers]
+                with capture({"last": last}) as calls, reaching(following):
+                    run()
+                whole = zip(found, calls[0].output, strict=True)
+                self._lower = all(_alike(own_TD, other_TD[-len(own_TD) :]) for (own_TD,), other_TD in whole)
+        return states_BTD if self._lower else None
+
+    def _hooked_up_to(self, layer: int) -> bool:
+        """Whether somebody watches or changes the decoder up to a layer."""
+        above = {module for one in self._parts.layers[layer + 1 :] for module in one.modules()}
+        return any(watched(module) for module in self._parts.decoder.modules() if module not in above)
 
     def _batch(
         self, part: Prepared, plans: Sequence[Plan], stages: Collection[int], known: Known, starts: Starts

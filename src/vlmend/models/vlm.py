@@ -34,6 +34,7 @@ from vlmend.models.prepared import Asked, Batch, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
 from vlmend.models.resume import Below, record
 from vlmend.models.sampling import Draws, Sampling
+from vlmend.models.starting import starting
 from vlmend.models.telling import Teller
 from vlmend.models.tensors import fingerprint
 from vlmend.models.weights import Weights, WeightsOperation, shared_change
@@ -242,7 +243,10 @@ class VLM:
             return below.logits(self.parts, count) if below.exact else run()
         if not states:
             return run()
-        logits_BKV, found = record(self.parts, states, prepared.rows, count, run)
+        layers = min(states) // 2
+        lower = self._begun.lower(prepared, layers, run) if self._shared is not None else None
+        with nullcontext() if lower is None else starting(self.parts, layers, lower):
+            logits_BKV, found = record(self.parts, states, prepared.rows, count, run)
         prepared.below.update({(stage, rows): one for stage, one in found.items()})
         return logits_BKV
 
