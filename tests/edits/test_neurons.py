@@ -7,6 +7,7 @@ import torch
 
 from conftest import FAMILIES, left_alone, said_by_forced_runs
 from vlmend import VLM, Edit, Example
+from vlmend.edits.compact import compact
 from vlmend.edits.neurons import NeuronOp
 from vlmend.errors import EditError
 from vlmend.models.trace import capture
@@ -114,6 +115,20 @@ def test_begins_behind_the_layers_attention(vlm: VLM, examples, layer):
         assert not calls
         for mine, whole in zip(now, vlm.run(fresh, given).rows, strict=True):
             torch.testing.assert_close(mine.logits_NV, whole.logits_NV, atol=1e-5, rtol=1e-5)
+
+
+def test_many_edits_become_one_operation(llava: VLM, examples):
+    """Of a layer and a type; it does what they do but for rounding."""
+    edits = [neurons(llava, seed=seed) for seed in range(3)] + [neurons(llava, layer=1, seed=3)]
+    every = edits[0] + edits[1] + edits[2] + edits[3]
+    one = compact(every)
+    assert [(op.layer, len(op.keys_PD)) for op in one.ops] == [(len(llava.parts.layers) - 1, 9), (1, 3)]
+    prepared = llava.prepare(examples)
+    for mine, other in zip(llava.run(prepared, one).rows, llava.run(prepared, every).rows, strict=True):
+        torch.testing.assert_close(mine.logits_NV, other.logits_NV, atol=1e-4, rtol=1e-4)
+    op = edits[0].ops[0]
+    wider = NeuronOp(op.layer, op.keys_PD.double(), op.bias_P.double(), op.values_PD.double())
+    assert op.joined(wider) is None
 
 
 def test_silent_neurons_change_nothing(llava: VLM, examples):

@@ -14,7 +14,7 @@ __all__ = ["compact"]
 
 
 def compact(edit: Edit, device: torch.device | str = "cpu") -> Edit:
-    """The same edit with all that it adds to weights added up, in float32, and its memories joined.
+    """The same edit with all that it adds to weights added up, in float32, and its memories and neurons joined.
 
     It does the same but for rounding, and but for prompts that two of several memories would have acted on: in the one
     that they become, the better one acts. What replaces weights, and what several edits share, is left as it is.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from vlmend.edits.ops import Op, kept
@@ -68,6 +69,13 @@ class NeuronOp(Op):
     def added(self, inputs_TD: Tensor) -> Tensor:
         """What is added to the feed-forward part's output, [T, D]."""
         return made_by(self.keys_PD, self.bias_P, self.values_PD, inputs_TD)
+
+    def joined(self, other: Op) -> Op | None:
+        """The neurons of both, if they are of one layer and type."""
+        if not isinstance(other, NeuronOp) or self.layer != other.layer or self.keys_PD.dtype != other.keys_PD.dtype:
+            return None
+        both = zip(self.tensors().values(), other.tensors().values(), strict=True)
+        return NeuronOp(self.layer, *(torch.cat([mine, theirs]) for mine, theirs in both))
 
     def fields(self) -> dict[str, Any]:
         return {"layer": self.layer}
