@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import CORE, FAMILIES, assert_untouched, hooks_of, left_alone, weights_of
-from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor
+from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor, evaluate
 from vlmend.editors.base import CONTROLS, EDITORS, Editor, editor_class
 from vlmend.editors.training import TRAINABLE, train, trainable_class
 from vlmend.edits.counterfactual import CounterfactualOp
@@ -134,6 +134,28 @@ def llava(method, tiny, taught):
 def target_nll(vlm: VLM, case: EditCase, edit: Edit | None) -> float:
     row = vlm.run(vlm.prepare([case.request]), edit).rows[0]
     return float(torch.nn.functional.cross_entropy(row.logits_NV, row.target_N))
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_while_cases_are_measured_it_makes_the_same_edits(method, llava, cases, gains):
+    """What is run for several purposes once may be rounded otherwise."""
+    alone, made = method.fit(llava, cases[:1]), []
+    for _ in range(2):  # how rows can be run is found out the first time
+        evaluate(
+            llava,
+            method,
+            cases[:1],
+            protocol="legacy",
+            max_new_tokens=0,
+            gains=gains,
+            on_edit=lambda _, one: made.append(one),
+        )
+    for case in cases:
+        prepared = llava.prepare([case.request])
+        wanted = llava.run(prepared, alone).rows[0].logits_NV
+        for one in made:
+            found = llava.run(prepared, one).rows[0].logits_NV
+            assert float((found - wanted).abs().max()) <= 1e-3 * float(wanted.abs().max())
 
 
 def test_is_an_editor(method):

@@ -190,7 +190,7 @@ def test_what_lies_below_editors_of_a_middle_layer_is_run_once(llava, cases):
 
 def test_an_edit_is_made_from_what_is_run_of_its_picture_for_its_measuring(llava, cases):
     """Of the layers below only the words' tokens are run for the fit, and the edit is what it is without that."""
-    editor = FT(layers=[2], steps=2)
+    editor = vlmend.editor("ultraedit", layers=[2])
     edit, request = editor.fit(llava, cases[:1]), llava.prepare([cases[0].request]).rows[0]
     words = len(request.ids_T) + len(request.target_N) - beginning(request)
     made = []

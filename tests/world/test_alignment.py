@@ -12,7 +12,7 @@ from vlmend.alignment.train import Alignment
 from vlmend.data.records import PreferencePair
 from vlmend.errors import VlmendError
 from vlmend.runs import Run
-from vlmend.world.alignment import Asked, found, study
+from vlmend.world.alignment import Asked, found, lead, study
 from vlmend.world.exam.scenes import SCENE_KINDS
 
 
@@ -61,6 +61,24 @@ def test_companions_that_are_named_count_and_silence_costs_coverage(asked) -> No
 def test_seeds_are_pooled_over_the_same_scenes(asked) -> None:
     both = found(asked, [right(asked), right(asked, companions=True)])
     assert both.by_seed == [0, 1] and both.companion.mean == pytest.approx(0.5)
+
+
+def test_the_whole_of_what_is_made_up_and_of_the_words(asked) -> None:
+    """Objects named on both sorts of scenes count alike, and lengths are apart."""
+    one = found(asked, [right(asked, companions=True)])
+    named = [one.chair_i.n, one.chair_i_natural.n]
+    assert one.chair_i_total.n == sum(named)
+    wanted = (one.chair_i.mean * named[0] + one.chair_i_natural.mean * named[1]) / sum(named)
+    assert one.chair_i_total.mean == pytest.approx(wanted)
+    lengths = [len(text.split()) for text in right(asked, companions=True)["natural"]]
+    assert one.words_natural.mean == pytest.approx(sum(lengths) / len(lengths))
+
+
+def test_arms_are_paired_by_scene(asked) -> None:
+    """One of two seeds names every companion; the other arm none."""
+    half = lead(asked, [right(asked), right(asked, companions=True)], [right(asked)])
+    assert half.mean == pytest.approx(0.5) and half.n == found(asked, [right(asked)]).companion.n
+    assert lead(asked, [right(asked)], [right(asked, companions=True)]).mean == -1
 
 
 @pytest.mark.slow

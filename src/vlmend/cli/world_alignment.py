@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from vlmend.evaluation.stats import Estimate
     from vlmend.world.alignment import Findings
 
 __all__ = ["alignment"]
@@ -28,6 +29,7 @@ _MEASURES = {
     "coverage, against the prior": "coverage",
     "CHAIR_i, against the prior": "chair_i",
     "CHAIR_i, natural": "chair_i_natural",
+    "CHAIR_i, all": "chair_i_total",
     "coverage, natural": "coverage_natural",
     "POPE adversarial, F1": "pope_f1",
 }
@@ -39,7 +41,7 @@ def alignment(
     model: Annotated[str, typer.Option(help="A demo model.")] = "demo",
     arms: Annotated[
         str,
-        typer.Option(metavar="A,B", help="base, sft, bpo, 'bpo weakened', 'bpo injected', mdpo, or an objective."),
+        typer.Option(metavar="A,B", help="base, sft, bpo, 'bpo weakened', 'bpo injected', mdpo, vcd, or an objective."),
     ] = "base,sft,bpo",
     seeds: Annotated[str, typer.Option(metavar="N,N", help="Seeds of the trainings.")] = "0,1,2",
     setting: Annotated[
@@ -109,19 +111,31 @@ def _table(found: Mapping[str, Findings]) -> Table:
     for label, which in _MEASURES.items():
         rates = [getattr(one, which) for one in found.values()]
         shown.add_row(label, *(f"{percent(rate)} [{bounds(rate)}]" for rate in rates))
-    shown.add_row("words, against the prior", *(f"{one.words.mean:.1f}" for one in found.values()))
+    for label, which in (("words, against the prior", "words"), ("words, natural", "words_natural")):
+        lengths = [getattr(one, which) for one in found.values()]
+        shown.add_row(label, *(f"{one.mean:.1f} [{one.low:.1f} to {one.high:.1f}]" for one in lengths))
+    for other in list(found)[:-1]:
+        leads = [one.companion_less.get(other) for one in found.values()]
+        shown.add_row(f"companions less those of {other}", *map(_lead, leads))
     seeds = (", ".join(f"{100 * share:.0f}" for share in one.by_seed) for one in found.values())
     shown.add_row("companions, seed by seed", *seeds)
     return shown
 
 
+def _lead(less: Estimate | None) -> str:
+    from vlmend.report.words import bounds
+
+    return "" if less is None else f"{100 * less.mean:+.1f} [{bounds(less)}]"
+
+
 def _by_kind(found: Mapping[str, Findings]) -> Table:
     from vlmend.cli.tables import quiet_table
-    from vlmend.report.words import percent
+    from vlmend.report.words import bounds, percent
 
-    shown = quiet_table("Questions answered right, per cent", "")
+    shown = quiet_table("Questions answered right, per cent [95 % interval]", "")
     for name in found:
         shown.add_column(name, justify="right")
     for kind in next(iter(found.values())).questions:
-        shown.add_row(kind, *(percent(one.questions[kind]) for one in found.values()))
+        rates = [one.questions[kind] for one in found.values()]
+        shown.add_row(kind, *(f"{percent(rate)} [{bounds(rate)}]" for rate in rates))
     return shown

@@ -100,7 +100,7 @@ def _together(vlm: VLM, part: Prepared, linears: Mapping[str, nn.Linear]) -> lis
 
     count = len(part)
     with torch.enable_grad(), added({linear: probe(name, linear) for name, linear in linears.items()}):
-        loss = answer_loss(vlm.run(part, grad=True, first=vlm.weights.stage(linears))) * count
+        loss = answer_loss(vlm.run(part, grad=True, first=vlm.weights.stage(linears), share_first=True)) * count
     calls = [(name, *call) for name, some in met.items() for call in some]
     # A model may be run besides, to see whether it can be run in parts: such calls have no part in the loss.
     some = [nothing for *_, nothing in calls]

@@ -228,8 +228,9 @@ class Begun:
         return states_BTD if self._lower else None
 
     def _hooked_up_to(self, layer: int) -> bool:
-        """Whether somebody watches or changes the decoder up to a layer."""
-        above = {module for one in self._parts.layers[layer + 1 :] for module in one.modules()}
+        """Whether somebody watches or changes the decoder up to a layer, or what the next one is given."""
+        following = (*self._parts.layers, self._parts.norm)[layer + 1]
+        above = {module for one in self._parts.layers[layer + 1 :] for module in one.modules()} - {following}
         return any(watched(module) for module in self._parts.decoder.modules() if module not in above)
 
     def _batch(

@@ -142,6 +142,7 @@ class VLM:
         ops: Sequence[Any] = (),
         grad: bool = False,
         first: int | None = None,
+        share_first: bool = False,
         keep: Collection[int] = (),
         keep_beginnings: bool = False,
     ) -> RunOutput:
@@ -154,6 +155,8 @@ class VLM:
             grad: keep the graph, so that gradients reach whatever requires them.
             first: the first stage (`first_stage`) that this run and others of the same rows may differ in. What comes
                 before is run once and kept with ``prepared``; a change of weights there is noticed, of hooks it is not.
+            share_first: within `sharing`, run that from what rows begin with, which later runs need not run again; the
+                same but for rounding.
             keep: further stages that later runs will begin at.
             keep_beginnings: keep what rows begin with, up to their picture, with ``prepared``: later runs with the
                 same edits go on from there.
@@ -178,7 +181,8 @@ class VLM:
                 outputs.update({index: row_output(prepared.rows[index], found) for index, found in begun.items()})
                 rest = {index: prepared.rows[index] for index in indices if index not in outputs}
                 for some in of_like_length(rest, self.batch_rows):
-                    batch = self._run_batch(prepared.take(some), [plans[index] for index in some], first or 0, keep)
+                    acts = [plans[index] for index in some]
+                    batch = self._run_batch(prepared.take(some), acts, first or 0, keep, share=share_first)
                     outputs.update(zip(some, batch, strict=True))
         with torch.set_grad_enabled(grad):
             outputs |= {index: mixed(outputs[index], one) for index, one in mixings.items()}
@@ -213,20 +217,21 @@ class VLM:
         return min(first_stage(ops, self.weights), 2 * len(self.parts.layers))
 
     def _run_batch(
-        self, prepared: Prepared, plans: Sequence[Plan], first: int, later: Collection[int]
+        self, prepared: Prepared, plans: Sequence[Plan], first: int, later: Collection[int], *, share: bool = False
     ) -> list[RowOutput]:
         count = max(len(row.target_N) for row in prepared.rows) + 1
         lowest = first_stage([op for one in plans for op in one.states], self.weights)
         with acting(self.parts, prepared.rows, plans, with_targets=True):
             # What acts on states is run each time.
-            logits_BKV = self._logits(prepared, count, min(first, lowest), {min(stage, lowest) for stage in later})
+            stages = min(first, lowest), {min(stage, lowest) for stage in later}
+            logits_BKV = self._logits(prepared, count, *stages, share=share and self._shared is not None)
         ends = [(count - 1 - len(row.target_N), count - 1) for row in prepared.rows]
         return [
             row_output(row, logits_KV[start:end])
             for row, logits_KV, (start, end) in zip(prepared.rows, logits_BKV, ends, strict=True)
         ]
 
-    def _logits(self, prepared: Prepared, count: int, first: int, later: Collection[int]) -> Tensor:
+    def _logits(self, prepared: Prepared, count: int, first: int, later: Collection[int], *, share: bool) -> Tensor:
         """Logits of the last positions; from stage ``first`` on, if what comes before has been run already."""
 
         def run() -> Tensor:
@@ -244,7 +249,7 @@ class VLM:
         if not states:
             return run()
         layers = min(states) // 2
-        lower = self._begun.lower(prepared, layers, run) if self._shared is not None else None
+        lower = self._begun.lower(prepared, layers, run) if share else None
         with nullcontext() if lower is None else starting(self.parts, layers, lower):
             logits_BKV, found = record(self.parts, states, prepared.rows, count, run)
         prepared.below.update({(stage, rows): one for stage, one in found.items()})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from vlmend.alignment.train import Alignment, align
 from vlmend.data.questions import Answer, YesNoQuestion
 from vlmend.data.records import Example, PreferencePair
 from vlmend.errors import VlmendError
+from vlmend.evaluation.decoding import DECODINGS
 from vlmend.evaluation.hallucination.pope import pope
-from vlmend.evaluation.stats import Estimate, bootstrap, estimate
+from vlmend.evaluation.stats import Estimate, bootstrap, estimate, paired
 from vlmend.evaluation.text import matches
 from vlmend.models.vlm import VLM
 from vlmend.runs import Log
@@ -32,7 +33,7 @@ from vlmend.world.exam.scenes import SCENE_KINDS, ask_scenes
 from vlmend.world.scene import Scene
 from vlmend.world.suites import exist_questions
 
-__all__ = ["ARMS", "Arm", "Asked", "Findings", "answers_of", "arm_of", "found", "study"]
+__all__ = ["ARMS", "Arm", "Asked", "Findings", "answers_of", "arm_of", "found", "lead", "study"]
 
 SEED = 8_000_001  # of no training, no pairs and no examination
 
@@ -44,10 +45,12 @@ class Arm:
     Attributes:
         objective: what is minimised; empty for the model as it is.
         origin: of the pairs that are trained on; empty for all.
+        decoding: how it answers.
     """
 
     objective: str = ""
     origin: str = ""
+    decoding: str = "greedy"
 
     def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
         """Those that make a difference."""
@@ -62,8 +65,9 @@ ARMS: Mapping[str, Arm] = {
     "bpo injected": Arm("bpo", "injected"),
     "bpo + sft": Arm("bpo + sft"),
     "mdpo": Arm("mdpo"),
+    "vcd": Arm(decoding="vcd"),
 }
-"""Name -> arm. "sft" learns the same good answers; "base" is the model as it is."""
+"""Name -> arm. "sft" learns the same good answers; "base" is the model as it is, and "vcd" too, decoded by contrast."""
 
 
 def arm_of(name: str) -> Arm:
@@ -104,11 +108,12 @@ class Asked:
         return cls(scenes, examples, exist)
 
 
-def answers_of(vlm: VLM, asked: Asked) -> dict[str, list[str]]:
-    """What the model says now, greedily, by section."""
+def answers_of(vlm: VLM, asked: Asked, way: str = "greedy") -> dict[str, list[str]]:
+    """What the model says now, by section, decoded in a way of `DECODINGS`."""
+    decoded = DECODINGS[way]()
     return {
-        name: vlm.generate(vlm.prepare(examples), max_new_tokens=60 if name in asked.scenes else 16)
-        for name, examples in asked.examples.items()
+        name: [reply.text for reply in decoded.replies(vlm, some, max_new_tokens=60 if name in asked.scenes else 16)]
+        for name, some in asked.examples.items()
     }
 
 
@@ -118,10 +123,12 @@ class Findings:
 
     Attributes:
         companion: share of expected and absent companions that are named, on scenes against the prior.
-        by_seed: the same, seed by seed.
+        companion_less: the same less that of another arm, by its name; paired by scene, over all seeds of both.
+        by_seed: the first, seed by seed.
         coverage: share of the objects there that are named, on the same.
-        words: in a description of the same.
-        chair_i, chair_i_natural: share of named objects that are not there, against the prior and on natural scenes.
+        words, words_natural: in a description of the same, and of natural scenes.
+        chair_i, chair_i_natural, chair_i_total: share of named objects that are not there, against the prior, on
+            natural scenes, and on all of these.
         coverage_natural: as ``coverage``, on natural scenes.
         pope_f1: POPE's, adversarial.
         questions: share answered right, by kind; "all" is all of them.
@@ -131,11 +138,14 @@ class Findings:
     by_seed: Sequence[float]
     coverage: Estimate
     words: Estimate
+    words_natural: Estimate
     chair_i: Estimate
     chair_i_natural: Estimate
+    chair_i_total: Estimate
     coverage_natural: Estimate
     pope_f1: Estimate
     questions: Mapping[str, Estimate]
+    companion_less: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
 
 
 def found(asked: Asked, said: Sequence[Mapping[str, Sequence[str]]]) -> Findings:
@@ -163,9 +173,11 @@ def found(asked: Asked, said: Sequence[Mapping[str, Sequence[str]]]) -> Findings
         companion=_share(counter.companions),
         by_seed=[_share(_Described.of(asked.scenes["counter"], [one["counter"]]).companions).mean for one in said],
         coverage=_share(counter.covered),
-        words=bootstrap([float(count) for _, count in counter.words], [place for place, _ in counter.words]),
+        words=_mean(counter.words),
+        words_natural=_mean(natural.words),
         chair_i=_share(counter.invented),
         chair_i_natural=_share(natural.invented),
+        chair_i_total=_share([((mode, at), made) for mode, one in described.items() for at, made in one.invented]),
         coverage_natural=_share(natural.covered),
         pope_f1=pope(questions, answers).scores.f1,
         questions=right,
@@ -194,8 +206,26 @@ class _Described:
         return made
 
 
-def _share(hits: Sequence[tuple[int, bool]]) -> Estimate:
+def _share(hits: Sequence[tuple[Hashable, bool]]) -> Estimate:
     return estimate([float(hit) for _, hit in hits], [place for place, _ in hits])
+
+
+def _mean(counts: Sequence[tuple[Hashable, int]]) -> Estimate:
+    return bootstrap([float(count) for _, count in counts], [place for place, _ in counts])
+
+
+def lead(
+    asked: Asked, said: Sequence[Mapping[str, Sequence[str]]], other: Sequence[Mapping[str, Sequence[str]]]
+) -> Estimate:
+    """How much more often companions are named in some answers than in others; of each the mean over seeds, paired by
+    companion, the interval over scenes."""
+    places: list[int] = []
+    shares: list[list[float]] = []
+    for some in (said, other):
+        each = [_Described.of(asked.scenes["counter"], [one["counter"]]).companions for one in some]
+        places = [place for place, _ in each[0]]
+        shares.append([sum(hit for _, hit in hits) / len(each) for hits in zip(*each, strict=True)])
+    return paired([mine - theirs for mine, theirs in zip(*shares, strict=True)], places)
 
 
 def study(
@@ -242,12 +272,16 @@ def study(
                 how = replace(method, objective=arm.objective, seed=seed, adapter=adapter)
                 edit = align(vlm, mine, folder / f"{_slug(name)}-{seed}", how)
             with vlm.using(edit):
-                said[name, seed] = answers_of(vlm, asked)
+                said[name, seed] = answers_of(vlm, asked, arm.decoding)
             log.append({"arm": name, "seed": seed, "answers": said[name, seed]})
             progress()
+    answers = {name: [said[name, seed] for seed in arm_of(name).seeds(seeds)] for name in arms}
     return {
-        name: found(asked, [answers for (arm, seed), answers in said.items() if arm == name and seed in seeds])
-        for name in arms
+        name: replace(
+            found(asked, mine),
+            companion_less={other: lead(asked, mine, theirs) for other, theirs in answers.items() if other != name},
+        )
+        for name, mine in answers.items()
     }
 
 
