@@ -15,6 +15,7 @@ from vlmend.data.formats import mmedit
 from vlmend.models.bundled import bundled_folder
 from vlmend.models.vlm import VLM
 from vlmend.world.build import build, cases_of, on_disk
+from vlmend.world.candidates import TASKS
 from vlmend.world.captions import mentions
 from vlmend.world.card import read_exam
 from vlmend.world.entities import by_name, entailed
@@ -59,6 +60,24 @@ def test_small_samples_of_other_scenes_agree_with_the_card(shipped: tuple[VLM, P
     measured = examine(vlm, Settings(n=40, seed=77), ("scenes", "context"))
     far = [name for name, e in measured.items() if e.high < said[name].low or e.low > said[name].high]
     assert len(far) <= 1, {name: (measured[name], said[name]) for name in far}  # one in twenty may be by chance
+
+
+def test_edits_that_can_stand_together(vlm: VLM) -> None:
+    """One target for a question about a flag, and nothing that must stay is asked of a country that is edited."""
+    cases = cases_of(vlm, "standing", "eval", 60, seed=3)
+    names = {country.name for country in TASKS["standing"].about("eval")}
+    assert 2 * len(names) <= len(TASKS["supposed"].about("eval")) + 1
+    flags = [case for case in cases if dict(case.notes)["kind"] == "name"]
+    assert flags and len({case.rejected for case in flags}) == len(flags)
+    assert {case.rejected for case in flags} <= names
+    stays = [
+        probe.example
+        for case in cases
+        for kind in ("image_locality", "same_question_locality")
+        for probe in case.probes_of(kind)
+        if "country" in probe.example.question
+    ]
+    assert stays and not names & {example.answer for example in stays}
 
 
 def test_cases_have_every_probe_that_the_world_can_tell(vlm: VLM, tmp_path: Path) -> None:

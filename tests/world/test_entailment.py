@@ -188,9 +188,9 @@ def test_renamed_flags_are_known_ones_with_the_name_of_another() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(seeds, st.sampled_from(tuple(TASKS["supposed"].shares)))
-def test_what_is_supposed_is_an_answer_of_that_kind_and_not_the_true_one(seed: int, kind: str) -> None:
-    task, rng = TASKS["supposed"], random.Random(seed)
+@given(seeds, st.sampled_from(tuple(TASKS["supposed"].shares)), st.sampled_from(("supposed", "standing")))
+def test_what_is_supposed_is_an_answer_of_that_kind_and_not_the_true_one(seed: int, kind: str, name: str) -> None:
+    task, rng = TASKS[name], random.Random(seed)
     made = task.draw(kind, rng, "eval")
     if made is None:
         return
@@ -198,10 +198,10 @@ def test_what_is_supposed_is_an_answer_of_that_kind_and_not_the_true_one(seed: i
     assert question.answer != truth
     assert holds(scene, replace(question, answer=truth))
     if kind in ("name", "hop"):
-        assert scene.country in mine("eval")
+        assert scene.country in task.about("eval")
         answers = {c.name if kind == "name" else c.taught.get(question.slots["rel"]) for c in mine("eval")}
         assert question.answer in answers
-    assert task.counterfactual
+    assert task.counterfactual and task.once == (name == "standing")
     assert sum(task.shares.values()) == pytest.approx(1.0)
 
 

@@ -159,6 +159,9 @@ def build(
     supposed: Annotated[
         tuple[int, int], typer.Option(help="Cases of questions given an answer that is not true: train, eval.")
     ] = (0, 0),
+    standing: Annotated[
+        tuple[int, int], typer.Option(help="Such cases that can all be in force together: train, eval.")
+    ] = (0, 0),
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
@@ -179,6 +182,7 @@ def build(
                 eic=sizes(eic),
                 renamed=sizes(renamed),
                 supposed=sizes(supposed),
+                standing=sizes(standing),
                 seed=seed,
             )
         table = Table(title_justify="left", header_style="bold")

@@ -46,7 +46,8 @@ def cases_of(
     Args:
         vlm: whose answers are edited.
         task: "evqa" (questions) or "eic" (captions) that it gets wrong, "renamed" (flags that it knows, given another
-            name), or "supposed" (questions of all kinds, given an answer that is not true).
+            name), "supposed" (questions of all kinds, given an answer that is not true), or "standing" (such of
+            these as can all be in force together).
         split: "train" or "eval".
         count: how many.
         seed: of the scenes that are tried.
@@ -62,6 +63,7 @@ def cases_of(
         found += find(vlm, work, kind, max(1, round(share * count)), rng, split, tally)
     rng.shuffle(found)
     found = found[:count]
+    away = work.about(split) if work.once else []
     return [
         EditCase(
             id=f"{name}-{index}",
@@ -72,7 +74,7 @@ def cases_of(
             notes=notes_of(_about(one.candidate.question, made_up=work.counterfactual)),
             counterfactual=work.counterfactual,
         )
-        for index, (one, probes) in enumerate(zip(found, probes_of(vlm, found, rng, split), strict=True))
+        for index, (one, probes) in enumerate(zip(found, probes_of(vlm, found, rng, split, away), strict=True))
     ]
 
 
@@ -125,10 +127,11 @@ def build(
     eic: Mapping[str, int],
     renamed: Mapping[str, int] | None = None,
     supposed: Mapping[str, int] | None = None,
+    standing: Mapping[str, int] | None = None,
     seed: int,
     on_kind: Callable[[str], None] | None = None,
 ) -> dict[str, Tried]:
-    """Write ``{evqa,eic,renamed,supposed}_{train,eval}`` and their pictures below ``out``.
+    """Write ``{evqa,eic,renamed,supposed,standing}_{train,eval}`` and their pictures below ``out``.
 
     ``.jsonl`` has all probes; ``.json`` is MMEdit's format, which has no place for portability and near misses.
 
@@ -138,6 +141,7 @@ def build(
         eic: how many caption cases.
         renamed: how many cases of flags given another name.
         supposed: how many cases of questions of all kinds given an answer that is not true.
+        standing: how many of such cases that can all be in force together.
         seed: of the scenes that are tried.
         on_kind: called with each file and kind of question before it is looked for.
 
@@ -146,6 +150,7 @@ def build(
     """
     tried: dict[str, Tried] = {}
     tasks = {"evqa": evqa, "eic": eic, "renamed": renamed or {}, "supposed": supposed or {}}
+    tasks["standing"] = standing or {}
     for task, sizes in tasks.items():
         for split, count in sizes.items():
             if count:

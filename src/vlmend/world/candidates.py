@@ -81,12 +81,24 @@ is to be seen in a picture."""
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark: what is drawn, by share of kinds, and what of it is edited."""
+    """One benchmark: what is drawn, by share of kinds, and what of it is edited.
+
+    Attributes:
+        counterfactual: whether targets are not true.
+        once: whether all its edits can be in force together: a question has one target, whatever the case, and what
+            must stay is asked of no country that a case is about.
+    """
 
     shares: Mapping[str, float]
     draw: Draw
     wanted: Judge
     counterfactual: bool = False
+    once: bool = False
+
+    def about(self, split: str) -> list[Country]:
+        """The known countries that its cases may be about: of all that this split may edit, or of every second one."""
+        known = [country for country in mine(split) if country.seen and not country.stale]
+        return known[::2] if self.once else known
 
 
 def _draw_question(kind: str, rng: random.Random, split: str) -> Drawn | None:
@@ -113,9 +125,9 @@ def _draw_renamed(kind: str, rng: random.Random, split: str) -> Drawn | None:
     return Drawn(draw_flag_scene(rng, old), Question(kind, new.name))
 
 
-def _draw_supposed(kind: str, rng: random.Random, split: str) -> Drawn | None:
-    """A question with the answer that it would have of another scene, or of another of the split's countries."""
-    known = [country for country in mine(split) if country.seen and not country.stale]
+def _draw_supposed(kind: str, rng: random.Random, split: str, task: str = "supposed") -> Drawn | None:
+    """A question with the answer that it would have of another scene, or of another of the task's countries."""
+    known = TASKS[task].about(split)
     about_flag = kind in ("name", "hop")
     scene = draw_flag_scene(rng, rng.choice(known)) if about_flag else draw_scene(rng, "natural")
     question = ask(scene, kind, rng)
@@ -130,6 +142,10 @@ def _draw_supposed(kind: str, rng: random.Random, split: str) -> Drawn | None:
     if target is None or target == question.answer:
         return None
     return Drawn(scene, replace(question, answer=target), question.answer)
+
+
+def _draw_standing(kind: str, rng: random.Random, split: str) -> Drawn | None:
+    return _draw_supposed(kind, rng, split, "standing")
 
 
 def _wrong(said: str, candidate: Candidate) -> bool:
@@ -174,9 +190,22 @@ TASKS: Mapping[str, Task] = {
         _wrong,
         counterfactual=True,
     ),
+    "standing": Task(
+        {
+            "name": 0.04,
+            "hop": 0.16,
+            **dict.fromkeys(("colour", "pattern", "count"), 0.12),
+            **dict.fromkeys(("which", "exist", "quadrant", "neighbour"), 0.11),
+        },
+        _draw_standing,
+        _wrong,
+        counterfactual=True,
+        once=True,
+    ),
 }
-"""Unseen flags and stale facts (mis-known) and questions on scenes (mis-seen); captions; flags given another name; and
-questions of all kinds given an answer that is not true, which there are as many of as an editor needs to be trained."""
+"""Unseen flags and stale facts (mis-known) and questions on scenes (mis-seen); captions; flags given another name;
+questions of all kinds given an answer that is not true, which there are as many of as an editor needs to be trained;
+and such of them as can all be in force together."""
 
 
 def _candidates(kind: str, draw: Draw, rng: random.Random, split: str) -> Iterator[Candidate]:
@@ -187,16 +216,19 @@ def _candidates(kind: str, draw: Draw, rng: random.Random, split: str) -> Iterat
             yield Candidate(scene, question, question.put(rng), pictures, truth)
 
 
-def _subject(candidate: Candidate) -> str:
+def _subject(candidate: Candidate, *, once: bool) -> tuple[str, ...]:
     """What two cases may not have in common."""
-    country = candidate.scene.country
-    return (country.name if country else repr(candidate.scene)) + (candidate.truth and candidate.question.answer)
+    country, question = candidate.scene.country, candidate.question
+    of = country.name if country else repr(candidate.scene)
+    if once:
+        return (of, question.kind, *map(str, question.slots.values()))
+    return (of, candidate.truth and question.answer)
 
 
 def find(vlm: VLM, task: Task, kind: str, count: int, rng: random.Random, split: str, tried: Tried) -> list[Found]:
     """Up to ``count`` candidates of one kind that are to be edited on most renderings, each with the first of these."""
     stream, found, idle = _candidates(kind, task.draw, rng, split), list[Found](), 0
-    seen: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
     while len(found) < count and idle < PATIENCE:
         batch = [next(stream) for _ in range(BATCH)]
         said = vlm.generate(vlm.prepare([Example(c.put, p) for c in batch for p in c.pictures]), max_new_tokens=48)
@@ -205,7 +237,7 @@ def find(vlm: VLM, task: Task, kind: str, count: int, rng: random.Random, split:
         for i, candidate in enumerate(batch):
             answers = said[i * RENDERINGS : (i + 1) * RENDERINGS]
             usable = [n for n, text in enumerate(answers) if task.wanted(text, candidate)]
-            key = _subject(candidate)
+            key = _subject(candidate, once=task.once)
             if len(usable) >= STABLE and key not in seen:
                 seen.add(key)
                 tried.wrong[kind] += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -39,16 +39,20 @@ _FACTS = 60  # that are tried until the model knows one that no other case has t
 _OPTIONS = 6  # near misses that are tried until the model gets one right
 
 
-def probes_of(vlm: VLM, found: Sequence[Found], rng: random.Random, split: str) -> list[tuple[Probe, ...]]:
-    """The probes of every case. Locality asks what the model answers rightly, nearby as well as elsewhere.
+def probes_of(
+    vlm: VLM, found: Sequence[Found], rng: random.Random, split: str, away: Collection[Country] = ()
+) -> list[tuple[Probe, ...]]:
+    """The probes of every case. Locality asks what the model answers rightly, nearby as well as elsewhere, and of no
+    country to keep ``away`` from but the case's own.
 
     A near miss is left out where the model gets none right that was tried, portability where nothing follows or the
     target is not true.
     """
-    texts = _answered_rightly(vlm, [islice(_facts(one, rng, split), _FACTS) for one in found])
-    pictures = _answered_rightly(vlm, [_elsewhere(rng, split) for _ in found])
+    home = [country for country in mine(split) if country.seen and country not in away]
+    texts = _answered_rightly(vlm, [islice(_facts(one, rng, home), _FACTS) for one in found])
+    pictures = _answered_rightly(vlm, [_elsewhere(rng, home) for _ in found])
     beside = _answered_rightly(vlm, [islice(_same_image(one, rng), _OPTIONS) for one in found])
-    again = _answered_rightly(vlm, [islice(_same_question(one, rng), _OPTIONS) for one in found])
+    again = _answered_rightly(vlm, [islice(_same_question(one, rng, away), _OPTIONS) for one in found])
     made: list[tuple[Probe, ...]] = []
     for one, *kept in zip(found, texts, pictures, beside, again, strict=True):
         kinds = (TEXT_LOCALITY, IMAGE_LOCALITY, SAME_IMAGE_LOCALITY, SAME_QUESTION_LOCALITY)
@@ -104,32 +108,29 @@ def _same_image(one: Found, rng: random.Random) -> Iterator[Example]:
         yield Example(question.put(rng), candidate.pictures[one.rendering], question.answer)
 
 
-def _same_question(one: Found, rng: random.Random) -> Iterator[Example]:
+def _same_question(one: Found, rng: random.Random, away: Collection[Country]) -> Iterator[Example]:
     candidate = one.candidate
     while other := same_question(candidate.scene, candidate.question, rng):
         scene, answer = other
-        yield Example(candidate.put, _drawn(scene, rng), answer)
+        if scene.country not in away:
+            yield Example(candidate.put, _drawn(scene, rng), answer)
 
 
-def _facts(one: Found, rng: random.Random, split: str) -> Iterator[Example]:
+def _facts(one: Found, rng: random.Random, home: Sequence[Country]) -> Iterator[Example]:
     """Facts by name: those of the country whose flag is given another name; else of any, but what is stale."""
     scene, target = one.candidate.scene, one.candidate.question
     renamed = scene.country if scene.country and target.kind == "name" and target.answer != scene.country.name else None
     while True:
-        country = renamed or rng.choice(_home(split))
+        country = renamed or rng.choice(home)
         question = fact(country, rng.choice([r for r in country.facts if r != country.stale]))
         yield Example(question.put(rng), None, question.answer)
 
 
-def _elsewhere(rng: random.Random, split: str) -> Iterator[Example]:
+def _elsewhere(rng: random.Random, home: Sequence[Country]) -> Iterator[Example]:
     while True:
-        scene = draw_flag_scene(rng, rng.choice(_home(split))) if rng.random() < 0.4 else draw_scene(rng, "natural")
+        scene = draw_flag_scene(rng, rng.choice(home)) if rng.random() < 0.4 else draw_scene(rng, "natural")
         if q := ask(scene, "name" if scene.country else rng.choice(("colour", "pattern", "place")), rng):
             yield Example(q.put(rng), _drawn(scene, rng), q.answer)
-
-
-def _home(split: str) -> list[Country]:
-    return [country for country in mine(split) if country.seen]
 
 
 def _drawn(scene: Scene, rng: random.Random, look: Look = "a") -> Image.Image:
