@@ -36,6 +36,7 @@ __all__ = ["app"]
 USER_MISTAKE = 2
 INTERRUPTED = 130  # as shells report Ctrl-C
 
+_USAGE: Any = typer.BadParameter.__base__  # Click's UsageError, which some versions of typer hold a copy of
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # names no file where a library writes
 
 
@@ -48,6 +49,10 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             _leave(INTERRUPTED, error, "interrupted", "give the same command again")
+        except _USAGE as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command shows its help
+                raise
+            _leave(USER_MISTAKE, error, error.format_message(), f"see {_asked_of(error, ctx)} --help")
         except VlmendError as error:
             _leave(USER_MISTAKE, error, str(error))
         except OSError as error:
@@ -61,6 +66,10 @@ def _leave(code: int, error: BaseException, problem: str, advice: str = "") -> N
     notes: list[str] = getattr(error, "__notes__", [])
     complain("; ".join((problem, *(notes or filter(None, [advice])))))
     raise typer.Exit(code)
+
+
+def _asked_of(error: Any, ctx: Any) -> str:
+    return (error.ctx or ctx).command_path
 
 
 app = typer.Typer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,10 @@ def pairs(
         by_what, value, why = _amount(step, snr, kl, curve)
         noise = Weakening(by_what, value, where, seed)  # pyright: ignore[reportArgumentType]
         mode_of(answers, "")  # pyright: ignore[reportArgumentType]
+        numbers = {"--temperature": temperature, "--contrast": contrast, "--plausible": plausible}
+        for option, number in numbers.items():
+            if math.isnan(number):  # which is in every range
+                raise VlmendError(f"{option} takes a number, not {number:g}")
         for option, (least, most) in (("--ratio", ratio), ("--weakened-ratio", weakened_ratio)):
             if not 0 < least <= most:
                 raise VlmendError(f"{option} takes least and most, both above 0, not {least:g} and {most:g}")
