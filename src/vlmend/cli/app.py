@@ -43,6 +43,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # names no file where a li
 class Commands(TyperGroup):
     """The group of all commands: a user's mistake is one line on stderr and exit code 2, Ctrl-C is one line and 130."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what stands before the command."""
+        try:
+            return super().parse_args(ctx, args)
+        except _USAGE as error:
+            _refuse(error, ctx)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
@@ -50,9 +57,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as error:
             _leave(INTERRUPTED, error, "interrupted", "give the same command again")
         except _USAGE as error:
-            if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command shows its help
-                raise
-            _leave(USER_MISTAKE, error, error.format_message(), f"see {_asked_of(error, ctx)} --help")
+            _refuse(error, ctx)
         except VlmendError as error:
             _leave(USER_MISTAKE, error, str(error))
         except OSError as error:
@@ -68,8 +73,11 @@ def _leave(code: int, error: BaseException, problem: str, advice: str = "") -> N
     raise typer.Exit(code)
 
 
-def _asked_of(error: Any, ctx: Any) -> str:
-    return (error.ctx or ctx).command_path
+def _refuse(error: Any, ctx: Any) -> NoReturn:
+    """Say in one line what Click does not take; a group without a command shows its help, as ever."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        raise error
+    _leave(USER_MISTAKE, error, error.format_message().rstrip("."), f"see {(error.ctx or ctx).command_path} --help")
 
 
 app = typer.Typer(

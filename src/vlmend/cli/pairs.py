@@ -102,10 +102,8 @@ def pairs(
         by_what, value, why = _amount(step, snr, kl, curve)
         noise = Weakening(by_what, value, where, seed)  # pyright: ignore[reportArgumentType]
         mode_of(answers, "")  # pyright: ignore[reportArgumentType]
-        numbers = {"--temperature": temperature, "--contrast": contrast, "--plausible": plausible}
-        for option, number in numbers.items():
-            if math.isnan(number):  # which is in every range
-                raise VlmendError(f"{option} takes a number, not {number:g}")
+        if math.isnan(plausible):  # no answer is as likely as that, and none is less likely
+            raise VlmendError("--plausible takes a number of nats, not nan")
         for option, (least, most) in (("--ratio", ratio), ("--weakened-ratio", weakened_ratio)):
             if not 0 < least <= most:
                 raise VlmendError(f"{option} takes least and most, both above 0, not {least:g} and {most:g}")
