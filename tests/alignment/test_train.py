@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import get_scheduler
 
 from conftest import CORE, CROSSING, FAMILIES, assert_untouched, hooks_of, weights_of
 from vlmend import Edit
@@ -19,7 +21,7 @@ from vlmend.alignment.contrast import CONTRASTS
 from vlmend.alignment.policy import Policy
 from vlmend.alignment.recipes import objective
 from vlmend.alignment.reference import asked_of
-from vlmend.alignment.train import DOING, Alignment, align
+from vlmend.alignment.train import DOING, SCHEDULES, Alignment, align
 from vlmend.alignment.weaken import alpha_bar
 from vlmend.data.records import PreferencePair
 from vlmend.errors import RunError, UnknownNameError, VlmendError
@@ -274,12 +276,37 @@ def test_noise_leaves_as_much_of_a_picture_as_its_step_says() -> None:
         ({"lr": 0}, "lr is a number above 0"),
         ({"batch": 0}, "batch is at least 1"),
         ({"epochs": 0}, "there must be a step"),
+        ({"epochs": math.nan, "steps": 3}, "there must be a step"),
         ({"objective": "dpo?"}, "not understood"),
+        ({"steps": -1}, "steps is a number from 0 on, not -1"),
+        ({"longest": -5}, "longest is a number from 0 on, not -5"),
+        ({"clip": -1.0}, "clip is a number from 0 on, not -1"),
+        ({"clip": math.nan}, "clip is a number from 0 on, not nan"),
+        ({"weight_decay": -1.0}, "weight_decay is a number from 0 on, not -1"),
+        ({"warmup": -3.0}, "warmup is a share of the steps, at least 0 and below 1, not -3"),
+        ({"warmup": math.nan}, "warmup is a share"),
+        ({"seed": -1}, "seed is a whole number from 0 to 4294967295, not -1"),
+        ({"seed": 2**32}, "seed is a whole number"),
+        ({"schedule": "silly"}, "no schedule named 'silly'; there are: constant"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong, message) -> None:
     with pytest.raises(VlmendError, match=message):
         Alignment(**wrong)
+
+
+@pytest.mark.parametrize("alpha", [math.nan, math.inf, 0.0, -1.0])
+def test_an_alpha_that_scales_nothing_is_refused(alpha) -> None:
+    with pytest.raises(VlmendError, match="alpha is a number above 0"):
+        LoRAAdapter(alpha=alpha)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_need_nothing_but_steps(name) -> None:
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    rate = get_scheduler(name, optimiser, num_warmup_steps=0, num_training_steps=3)
+    assert Alignment(schedule=name).schedule == name
+    assert rate.get_last_lr() == [0.1]
 
 
 def test_unknown_names_are_refused() -> None:

@@ -99,6 +99,7 @@ def test_a_wanted_divergence(llava: VLM, asked: list[Example]) -> None:
     [
         ("step", 1000, "pixels", "0 to 999"),
         ("kl", 0, "pixels", "above 0"),
+        ("snr", math.nan, "pixels", "finite number of dB, not nan"),
         ("most", 1, "pixels", "no amount of noise named 'most'"),
         ("step", 1, "air", "no place of noise named 'air'"),
     ],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 
 from aligning import ended, losses, sets, settings, trained
 from launching import both_by_torchrun
@@ -42,12 +44,48 @@ def test_an_edit_in_force_is_part_of_what_is_aligned(vlmend_cli, tiny_folder, pa
         (("--set", "rnak=3"), ("rnak",)),
         (("--set", "lr=fast"), ("lr",)),
         (("--adapter", "full"), ("cached=true",)),
+        (("--set", "modules=attn,mlp"), ("'modules'", 'written as JSON: \'modules=["attn", "mlp"]\'')),
+        (("--set", "alpha=nan"), ("alpha is a number above 0, not nan",)),
+        (("--set", "seed=-1"), ("seed is a whole number from 0",)),
+        (("--set", "schedule=silly"), ("no schedule named 'silly'", "cosine")),
+        (("--report-to", "nonsense"), ("--report-to", "'nonsense'", "tensorboard", "wandb")),
     ],
 )
 def test_a_wrong_option_is_one_line(vlmend_cli, tiny_folder, pairs_file, tmp_path, given, words) -> None:
     out = tmp_path / "run"
     assert vlmend_cli("align", tiny_folder(), pairs_file, "--out", out, *given).is_a_users_mistake(*words)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboard"), ("comet_ml", "comet-ml")])
+def test_a_logger_that_is_not_installed_is_one_line(
+    vlmend_cli, tiny_folder, pairs_file, tmp_path, monkeypatch, name, package
+) -> None:
+    def absent() -> None:
+        raise RuntimeError("it is not there")
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, name, absent)
+    out = tmp_path / "run"
+    done = vlmend_cli("align", tiny_folder(), pairs_file, "--out", out, "--report-to", name)
+    assert done.is_a_users_mistake(f"--report-to {name}", f"pip install {package}", "it is not there")
+    assert not out.exists()
+
+
+def test_what_is_reported_is_what_is_recorded(vlmend_cli, tiny_folder, pairs_file, tmp_path, monkeypatch) -> None:
+    logged = {}
+
+    class Logger(TrainerCallback):
+        def on_log(self, args, state, control, logs, **more) -> None:
+            if "loss" in logs:
+                logged[state.global_step] = logs["loss"]
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Logger)
+    for name, out in (("none", tmp_path / "quiet"), ("wandb", tmp_path / "loud")):
+        assert not logged
+        done = vlmend_cli("align", tiny_folder(), pairs_file, "--out", out, *sets("batch=4"), "--report-to", name)
+        assert done.code == 0, done.stderr
+    assert logged == losses(tmp_path / "loud") == losses(tmp_path / "quiet")
+    assert set(logged) == {1, 2, 3}
 
 
 def test_a_missing_picture_is_named(vlmend_cli, tiny_folder, pairs_file, tmp_path) -> None:

@@ -55,5 +55,28 @@ def test_unknown_command_is_a_users_mistake(vlmend_cli: Callable[..., Any]) -> N
     assert "Did you mean 'bench'" in " ".join(outcome.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("bench", "demo", "x.json", "--limit", "0"), ("'--limit'", "1", "vlmend bench --help")),
+        (("bench", "demo"), ("Missing", "CASES", "vlmend bench --help")),
+        (("edits", "merge", "--loud"), ("--loud", "vlmend edits merge --help")),
+        (("--loud",), ("--loud", "vlmend --help")),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    vlmend_cli: Callable[..., Any], given: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert vlmend_cli(*given).is_a_users_mistake(*words)
+
+
+@pytest.mark.parametrize("group", [(), ("edits",)])
+def test_a_group_without_a_command_shows_its_help(vlmend_cli: Callable[..., Any], group: tuple[str, ...]) -> None:
+    outcome = vlmend_cli(*group)
+    assert outcome.code == 2
+    assert "Usage: " in outcome.stdout + outcome.stderr
+    assert "Commands" in outcome.stdout + outcome.stderr
+
+
 def test_completion_script_is_offered(vlmend_cli: Callable[..., Any]) -> None:
     assert "--install-completion" in vlmend_cli("--help").stdout

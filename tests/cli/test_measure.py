@@ -70,6 +70,16 @@ def test_missing_pictures(measure: Callable[..., Any], pope_file: Path, tmp_path
     assert measure("--file", pope_file, "--images", tmp_path / "no", "--skip-missing").is_a_users_mistake("none of its")
 
 
+def test_damaged_pictures(measure: Callable[..., Any], pope_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_text("no picture")
+    asked = ("--file", pope_file)
+    assert measure(*asked).is_a_users_mistake(pope_file.name, "question 2:", "1.png", "skip_missing")
+    assert not (tmp_path / "run").exists()
+    assert measure(*asked, "--skip-missing", "--json").document["suites"]["pope"]["scores"]["n"] == 2
+    (tmp_path / "0.png").write_text("none either")
+    assert measure(*asked, "--skip-missing").is_a_users_mistake("none of its pictures can be read")
+
+
 def test_the_demo_world(measure: Callable[..., Any]) -> None:
     document = measure("--suite", "pope,chair", "--scenes", 2, "--json").document
     assert set(document["suites"]) == {"pope", "chair"}

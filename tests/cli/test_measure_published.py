@@ -242,6 +242,16 @@ def test_chair_on_coco(measure: Callable[..., Any], tmp_path: Path, picture: Pic
     assert missing.is_a_users_mistake("1 image is missing", "COCO_val2014_000000000099.jpg")
     found = measure(*asked, "--skip-missing", "--json", out="coco").document["suites"]["chair"]
     assert (found["n"], found["recall"]["n"]) == (1, 2)
+    # A damaged one is left out before the limit counts; behind the limit none is opened.
+    asked = ("--suite", "chair", "--file", tmp_path / "objects.json", *pictures, "--limit", 1)
+    damaged = tmp_path / "val2014" / "COCO_val2014_000000000042.jpg"
+    damaged.write_text("no picture")
+    assert measure(*asked, out="one").is_a_users_mistake("objects.json: question 42:", damaged.name)
+    found = measure(*asked, "--skip-missing", "--json", out="one").document["suites"]["chair"]
+    assert (found["n"], found["recall"]["n"]) == (1, 2)
+    picture(42).save(damaged)
+    damaged.with_name("COCO_val2014_000000000073.jpg").write_text("no picture")
+    assert measure(*asked, out="first").code == 0
 
 
 def test_object_halbench(
@@ -280,6 +290,12 @@ def test_object_halbench(
     record = {"image_id": 9, "question": "x", "image": base64.b64encode(b"no picture").decode()}
     bad = lines(tmp_path / "bad.jsonl", [record | {"image_id": 7}])
     assert measure(*asked[:3], bad, out="bad").is_a_users_mistake("bad.jsonl, record 0, field 'image': is no picture")
+    none = measure(*asked[:3], bad, "--skip-missing", out="bad")
+    assert none.is_a_users_mistake("none of its pictures can be read")
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(bad.read_text() + path.read_text())
+    some = measure(*asked[:3], mixed, "--skip-missing", "--json", out="mixed")
+    assert some.document["suites"]["object-halbench"]["n"] == 2
     bad = lines(tmp_path / "bad.jsonl", [record])
     assert measure(*asked[:3], bad, out="bad").is_a_users_mistake("it is not known what picture 9 shows")
 

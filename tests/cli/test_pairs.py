@@ -302,6 +302,7 @@ def test_a_curve_that_is_none(vlmend_cli, data, tmp_path, content) -> None:
         (("--words", "nowhere.txt"), "nowhere.txt"),
         (("--ratio", 2, 1), "--ratio takes least and most"),
         (("--device", "moon"), "'moon'"),
+        (("--plausible", "nan"), "--plausible takes a number of nats, not nan"),
     ],
 )
 def test_what_cannot_be(vlmend_cli, data: Path, given, said) -> None:

@@ -6,6 +6,7 @@ an operation at the end.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -69,6 +70,8 @@ class LoRAAdapter:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise VlmendError(f"rank is at least 1, not {self.rank}")
+        if not 0 < self.alpha < math.inf:
+            raise VlmendError(f"alpha is a number above 0, not {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise VlmendError(f"dropout is at least 0 and below 1, not {self.dropout}")
 

@@ -23,6 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from vlmend.alignment.adapters import Adapter, FullAdapter, LoRAAdapter, Trained
 from vlmend.alignment.collate import Collator, SkippedPair, fitting
 from vlmend.alignment.contrast import CONTRASTS
+from vlmend.alignment.loggers import check_logger
 from vlmend.alignment.objectives import Objective
 from vlmend.alignment.policy import Policy
 from vlmend.alignment.recipes import objective
@@ -36,10 +37,18 @@ from vlmend.models.vlm import VLM
 from vlmend.ranks import Ranks
 from vlmend.runs import Run
 
-__all__ = ["DOING", "Alignment", "align", "settings_of"]
+__all__ = ["DOING", "SCHEDULES", "Alignment", "align", "settings_of"]
 
 DOING = ("looking at the pairs", "asking the reference", "training")
 _EDIT, _CHECKPOINTS, _REFERENCE = "edit", "checkpoints", "reference"
+
+SCHEDULES = (
+    *("linear", "cosine", "cosine_with_restarts", "polynomial"),
+    *("constant", "constant_with_warmup", "inverse_sqrt"),
+)
+"""How a learning rate may fall: those of transformers that need nothing but the number of steps."""
+
+_SEEDS = 2**32  # numpy takes none above
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,8 @@ class Alignment:
         batch: pairs at once, on one device.
         accumulate: batches in a step.
         warmup: share of the steps in which the learning rate rises.
-        schedule: how it falls afterwards, as transformers calls it.
-        weight_decay, clip: AdamW's, and the largest norm of a gradient.
+        schedule: how it falls afterwards, one of `SCHEDULES`.
+        weight_decay, clip: AdamW's, and the largest norm of a gradient; 0 clips none.
         cached: whether the reference is asked about everything beforehand; else it is run beside the policy.
         contrast: how pictures of the weakened side come about, one of `CONTRASTS`.
         recompute: run layers again on the way back: less memory, a third more work.
@@ -94,9 +103,18 @@ class Alignment:
         for name in ("batch", "accumulate", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise VlmendError(f"{name} is at least 1, not {getattr(self, name)}")
+        for name in ("steps", "longest", "weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise VlmendError(f"{name} is a number from 0 on, not {getattr(self, name)}")
+        if not 0 <= self.warmup < 1:
+            raise VlmendError(f"warmup is a share of the steps, at least 0 and below 1, not {self.warmup}")
+        if not 0 <= self.seed < _SEEDS:
+            raise VlmendError(f"seed is a whole number from 0 to {_SEEDS - 1}, not {self.seed}")
+        if self.schedule not in SCHEDULES:
+            raise UnknownNameError("schedule", self.schedule, SCHEDULES)
         if not 0 < self.lr < math.inf:
             raise VlmendError(f"lr is a number above 0, not {self.lr}")
-        if self.steps < 0 or (not self.steps and not 0 < self.epochs < math.inf):
+        if not 0 <= self.epochs < math.inf or not (self.steps or self.epochs):
             raise VlmendError("there must be a step: epochs above 0, or steps above 0")
         if self.contrast not in CONTRASTS:
             raise UnknownNameError("contrast", self.contrast, CONTRASTS)
@@ -137,10 +155,11 @@ def align(
         progress: called with what is being done, one of `DOING`, and how much of it is done, of all.
 
     Raises:
-        VlmendError: no pair is left, or the model cannot be trained so.
+        VlmendError: no pair is left, the model cannot be trained so, or the logger's package is not installed.
         EditError: the training diverges.
         RunError: the folder holds another training.
     """
+    check_logger(report_to)
     method, ranks, folder = method or Alignment(), Ranks.launched(), Path(folder)
     what = method.what
     check_sharding(vlm.device, weights=isinstance(method.adapter, FullAdapter))

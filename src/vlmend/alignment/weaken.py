@@ -127,7 +127,7 @@ class Weakening:
 
     Raises:
         UnknownNameError: there is no such amount, or place.
-        VlmendError: a step out of the schedule, or a divergence that is not above 0.
+        VlmendError: a step out of the schedule, a ratio that is no number, or a divergence that is not above 0.
     """
 
     by: Amount = "step"
@@ -142,6 +142,8 @@ class Weakening:
             raise UnknownNameError("place of noise", self.where, WHERE)
         if self.by == "step" and self.value not in range(STEPS):
             raise VlmendError(f"steps of noise are 0 to {STEPS - 1}, not {self.value:g}")
+        if self.by == "snr" and not math.isfinite(self.value):
+            raise VlmendError(f"a signal-to-noise ratio is a finite number of dB, not {self.value:g}")
         if self.by == "kl" and not 0 < self.value < math.inf:
             raise VlmendError(f"a divergence is above 0, not {self.value:g}")
 

@@ -64,9 +64,11 @@ def align(
     Several devices: accelerate launch -m vlmend align ...
     """
     with replying(as_json) as reply:
+        from vlmend.alignment.loggers import check_logger
         from vlmend.data.formats.preferences import read_preferences
 
         method = method_of(objective, adapter, read_settings(setting or ()))
+        check_logger(report_to)
         with working(f"Reading {pairs}"):
             given = read_preferences(pairs, images, skip_missing=skip_missing).pairs[:limit]
         from transformers.utils import logging

@@ -36,11 +36,19 @@ __all__ = ["app"]
 USER_MISTAKE = 2
 INTERRUPTED = 130  # as shells report Ctrl-C
 
+_USAGE: Any = typer.BadParameter.__base__  # Click's UsageError, which some versions of typer hold a copy of
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # names no file where a library writes
 
 
 class Commands(TyperGroup):
     """The group of all commands: a user's mistake is one line on stderr and exit code 2, Ctrl-C is one line and 130."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what stands before the command."""
+        try:
+            return super().parse_args(ctx, args)
+        except _USAGE as error:
+            _refuse(error, ctx)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
@@ -48,6 +56,8 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             _leave(INTERRUPTED, error, "interrupted", "give the same command again")
+        except _USAGE as error:
+            _refuse(error, ctx)
         except VlmendError as error:
             _leave(USER_MISTAKE, error, str(error))
         except OSError as error:
@@ -61,6 +71,13 @@ def _leave(code: int, error: BaseException, problem: str, advice: str = "") -> N
     notes: list[str] = getattr(error, "__notes__", [])
     complain("; ".join((problem, *(notes or filter(None, [advice])))))
     raise typer.Exit(code)
+
+
+def _refuse(error: Any, ctx: Any) -> NoReturn:
+    """Say in one line what Click does not take; a group without a command shows its help, as ever."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        raise error
+    _leave(USER_MISTAKE, error, error.format_message().rstrip("."), f"see {(error.ctx or ctx).command_path} --help")
 
 
 app = typer.Typer(

@@ -202,4 +202,9 @@ def with_settings(settings: Mapping[str, Any], kind: type[Any], whose: str) -> A
         return TypeAdapter[Any](kind).validate_python(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
-        raise VlmendError(f"setting '{first['loc'][0]}' of {whose}: {first['msg']}") from error
+        name, problem = first["loc"][0], first["msg"]
+        if first["type"] == "tuple_type":
+            value = settings[str(name)]
+            listed = json.dumps(value.split(",") if isinstance(value, str) else [value])
+            problem = f"a list was expected, not {value!r}; it is written as JSON: '{name}={listed}'"
+        raise VlmendError(f"setting '{name}' of {whose}: {problem}") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import DeviceOption, ModelArgument, SkipMissingOption, load_model, read_settings
+from vlmend.cli.arguments import DeviceOption, ModelArgument, load_model, read_settings
 from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.cli.judging import (
     AgainstOption,
@@ -60,7 +60,10 @@ def measure(
         str | None, typer.Option(help="Of the one suite: how answers, or a judge's replies, are read.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many questions of a file.")] = None,
-    skip_missing: SkipMissingOption = False,
+    skip_missing: Annotated[
+        bool,
+        typer.Option("--skip-missing", help="Leave out questions whose pictures are missing or cannot be read."),
+    ] = False,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, in tokens; 64, or 512 where it may be a description.")
     ] = None,
@@ -96,7 +99,10 @@ def measure(
             judge, judge_model, judge_key, out, replies or (), runs=judge_runs, temperature=judge_temperature
         )
         prompts = judge_prompt or ()
-        suites = suites_of(suite, file or (), images or (), prompts, scenes, protocol, limit, skip_missing, the_judge)
+        with working("Looking at the questions and their pictures"):
+            suites = suites_of(
+                suite, file or (), images or (), prompts, scenes, protocol, limit, skip_missing, the_judge
+            )
         others = earlier(against, [one.name for one in suites])
         edits = [Edit.load(folder) for folder in edit or ()]
         vlm = load_model(model, device)

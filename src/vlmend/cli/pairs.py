@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,8 @@ def pairs(
         by_what, value, why = _amount(step, snr, kl, curve)
         noise = Weakening(by_what, value, where, seed)  # pyright: ignore[reportArgumentType]
         mode_of(answers, "")  # pyright: ignore[reportArgumentType]
+        if math.isnan(plausible):  # no answer is as likely as that, and none is less likely
+            raise VlmendError("--plausible takes a number of nats, not nan")
         for option, (least, most) in (("--ratio", ratio), ("--weakened-ratio", weakened_ratio)):
             if not 0 < least <= most:
                 raise VlmendError(f"{option} takes least and most, both above 0, not {least:g} and {most:g}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ class Given:
         images: the folder with the pictures; the file's own by default.
         protocol: how it is scored; the suite's default without one.
         limit: ask only the first so many.
-        skip_missing: leave out questions whose picture is not there.
+        skip_missing: leave out questions whose picture is not there or cannot be read.
         judge: who judges, or lists objects.
         prompt: a file with another prompt for the judge.
     """
@@ -104,8 +104,8 @@ def _chair(given: Given) -> Suite:
     way = chair_protocol(given.protocol or CHAIR).name
     words = coco.read_synonyms(given.beside.get("synonyms", coco.SYNONYMS))
     objects = _objects(given.file, given, words, way)
-    wanted = _coco_pictures(given.folder, list(objects))
-    found = pictured(given.file, wanted, skip_missing=given.skip_missing)[: given.limit]
+    wanted = [(key, key, picture) for key, picture in _coco_pictures(given.folder, list(objects))]
+    found = pictured(given.file, wanted, skip_missing=given.skip_missing, limit=given.limit)
     asked = [(key, Example(CAPTION, picture)) for key, picture in found]
     return Suite("chair", asked, lambda answers: chair(answers, objects, protocol=way, synonyms=words), DESCRIPTION)
 
@@ -117,7 +117,7 @@ def _amber(given: Given) -> Suite:
     whole = amber.read(given.file, given.other("annotations", "annotations.json"))
     words = amber.read_associations(given.other("relation", "relation.json"))
     texts, yes_no = whole.descriptions[: given.limit], whole.yes_no[: given.limit]
-    wanted = [(one, given.folder / one.image) for one in (*texts, *yes_no)]
+    wanted = [(one.id, one, given.folder / one.image) for one in (*texts, *yes_no)]
     found = pictured(given.file, wanted, skip_missing=given.skip_missing)
     kept = {one.id for one, _ in found}
     questions = amber.Questions(
@@ -139,7 +139,9 @@ def _object_halbench(given: Given) -> Suite:
         if one.image_id not in objects:
             problem = f"it is not known what picture {one.image_id!r} shows"
             raise DataError(problem, path=given.file, record=index, field="image_id")
-    asked = [(index, Example(one.question, _opened(given.file, index, one))) for index, one in enumerate(questions)]
+    asked = list(_shown(given, questions))
+    if not asked:
+        raise DataError("none of its pictures can be read", path=given.file)
 
     def score(answers: Sequence[Answer]) -> Result:
         about = [(one, questions[int(one.id)]) for one in answers]
@@ -158,7 +160,7 @@ def _judged(given: Given, benchmark: Benchmark, read: Callable[[Given], Sequence
     if judge is None:
         raise VlmendError(f"suite '{benchmark.name}' needs a judge")
     named = _named_pictures(given.folder)
-    wanted = [(one, _picture(given.folder, named, one)) for one in read(given)[: given.limit]]
+    wanted = [(one.id, one, _picture(given.folder, named, one)) for one in read(given)[: given.limit]]
     found = pictured(given.file, wanted, skip_missing=given.skip_missing)
     questions = [one for one, _ in found]
     asked = [(one.id, Example(one.question, picture)) for one, picture in found]
@@ -214,12 +216,18 @@ def _files(folder: Path) -> Sequence[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else ()
 
 
-def _opened(path: Path, index: int, question: ObjectQuestion) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(question.picture)) as opened:
-            return opened.convert("RGB")
-    except Exception as error:  # whatever a decoder comes upon
-        raise DataError(f"is no picture: {error}", path=path, record=index, field="image") from error
+def _shown(given: Given, questions: Sequence[ObjectQuestion]) -> Iterator[tuple[int, Example]]:
+    """The questions with the pictures that stand in the file itself, by their places there."""
+    for index, one in enumerate(questions):
+        try:
+            with Image.open(io.BytesIO(one.picture)) as opened:
+                picture = opened.convert("RGB")
+        except Exception as error:  # whatever a decoder comes upon
+            if given.skip_missing:
+                continue
+            problem = f"is no picture: {error}; skip_missing leaves such questions out"
+            raise DataError(problem, path=given.file, record=index, field="image") from error
+        yield index, Example(one.question, picture)
 
 
 SUITES: Mapping[str, PublishedSuite] = {

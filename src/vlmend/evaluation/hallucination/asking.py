@@ -10,10 +10,11 @@ from typing import Any, Protocol, TypeVar
 
 from vlmend.data.questions import Answer, Key, YesNoQuestion
 from vlmend.data.records import Example
-from vlmend.errors import DataError, MissingImageError
+from vlmend.errors import DataError, MissingImageError, PromptError
 from vlmend.evaluation.decoding import Decoding, Greedy
 from vlmend.evaluation.hallucination.pope import DEFAULT, pope, protocol_of
 from vlmend.evaluation.stats import Estimate
+from vlmend.models.pictures import open_picture
 from vlmend.models.vlm import VLM
 
 __all__ = ["Log", "Result", "Suite", "answers_to", "pictured", "pope_suite"]
@@ -133,43 +134,66 @@ def pope_suite(
         questions: of it.
         images: the folder with its pictures.
         protocol: of `pope`.
-        skip_missing: leave out questions whose picture is not there, instead of raising.
+        skip_missing: leave out questions whose picture is not there or cannot be read, instead of raising.
 
     Raises:
         MissingImageError: pictures are missing; lists them.
-        DataError: none is there.
+        DataError: one cannot be read, or none is there.
         UnknownNameError: there is no such protocol.
     """
     way = protocol_of(protocol).name
-    found = pictured(path, [(one, images / one.image) for one in questions], skip_missing=skip_missing)
+    wanted = [(one.id, one, images / one.image) for one in questions]
+    found = pictured(path, wanted, skip_missing=skip_missing)
     kept = [one for one, _ in found]
     asked = [(one.id, Example(one.question, picture, one.answer)) for one, picture in found]
     return Suite("pope", asked, lambda answers: pope(kept, answers, protocol=way))
 
 
 def pictured(
-    path: Path, questions: Sequence[tuple[Asked, Path]], *, skip_missing: bool = False
+    path: Path, questions: Sequence[tuple[Key, Asked, Path]], *, skip_missing: bool = False, limit: int | None = None
 ) -> list[tuple[Asked, Path]]:
-    """The questions whose pictures are there, with these.
+    """The questions whose pictures can be had, with these. Each file is opened once, before anything is asked.
 
     Args:
         path: the file that they are from, for errors.
-        questions: each with where its picture should be.
+        questions: each with its id, and where its picture should be.
         skip_missing: leave out the others, instead of raising.
+        limit: only the first so many; pictures of later ones are not opened.
 
     Raises:
         MissingImageError: pictures are missing; lists them.
-        DataError: none is there.
+        DataError: one cannot be read, or none is there.
     """
-    missing = [(index, picture) for index, (_, picture) in enumerate(questions) if not picture.is_file()]
+    missing = [(index, picture) for index, (*_, picture) in enumerate(questions) if not picture.is_file()]
     if missing and not skip_missing:
         raise MissingImageError(missing, path=path)
-    absent = {index for index, _ in missing}
-    kept = [one for index, one in enumerate(questions) if index not in absent]
+    absent = {picture for _, picture in missing}
+    damaged: dict[Path, PromptError | None] = {}
+    kept: list[tuple[Asked, Path]] = []
+    for key, asked, picture in questions:
+        if len(kept) == limit:
+            break
+        if picture in absent:
+            continue
+        if picture not in damaged:
+            damaged[picture] = _damage(picture)
+        if (error := damaged[picture]) is None:
+            kept.append((asked, picture))
+        elif not skip_missing:
+            problem = f"question {key!r}: {error}; skip_missing leaves such questions out"
+            raise DataError(problem, path=path) from error
     if not kept:
         folder = f"in {missing[0][1].parent}" if missing else "there"
-        raise DataError(f"none of its pictures is {folder}", path=path)
+        raise DataError(f"none of its pictures {'can be read' if damaged else f'is {folder}'}", path=path)
     return kept
+
+
+def _damage(picture: Path) -> PromptError | None:
+    try:
+        open_picture(picture)
+    except PromptError as error:
+        return error
+    return None
 
 
 def _batches(asked: Sequence[tuple[Key, Example]]) -> Iterator[Sequence[tuple[Key, Example]]]:
