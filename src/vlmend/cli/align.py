@@ -81,7 +81,10 @@ def align(
         vlm = load_model(model, device)
         with vlm.using(stacked(edits) if edits else None), bars() as moved:
             made = train(
-                *(vlm, given.pairs, out, method),
+                vlm,
+                given.pairs,
+                out,
+                method,
                 source=str(pairs),
                 left_out=given.skipped,
                 report_to=report_to,
