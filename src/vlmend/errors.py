@@ -81,7 +81,8 @@ class MissingImageError(DataError):
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         count = len({image for _, image in missing})
         noun = "image is" if count == 1 else "images are"
-        super().__init__(f"{count} {noun} missing ({shown}{more}); skip_missing leaves such records out", path=path)
+        out = "--skip-missing (in Python skip_missing=True) leaves such records out"
+        super().__init__(f"{count} {noun} missing ({shown}{more}); {out}", path=path)
         self.missing = tuple(missing)
 
 

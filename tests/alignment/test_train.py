@@ -20,10 +20,10 @@ from vlmend.alignment.collate import Collator, fitting, preflight, token_log_pro
 from vlmend.alignment.contrast import CONTRASTS
 from vlmend.alignment.policy import Policy
 from vlmend.alignment.recipes import objective
-from vlmend.alignment.reference import asked_of
+from vlmend.alignment.reference import _key, asked_of
 from vlmend.alignment.train import DOING, SCHEDULES, Alignment, align
 from vlmend.alignment.weaken import alpha_bar
-from vlmend.data.records import PreferencePair
+from vlmend.data.records import PreferencePair, SkippedPair
 from vlmend.errors import RunError, UnknownNameError, VlmendError
 
 LORA = LoRAAdapter(rank=4, alpha=8.0, dropout=0.0)
@@ -186,9 +186,48 @@ def test_pairs_that_cannot_be_trained_on_are_left_out_and_listed(llava, pairs, t
     assert "chosen answer is empty" in skipped[0].reason and "gone.png" in skipped[2].reason
     _, long = fitting(llava, pairs, longest=5)
     assert len(long) == len(pairs) and "more than 5" in long[0].reason
-    with pytest.raises(VlmendError, match=r"none can be trained on.*'empty'"):
-        align(llava, bad, tmp_path / "run", QUICK)
+    with pytest.raises(VlmendError, match=r"^pairs\.json: of 4 pairs none can be trained on.*'tied': two answers"):
+        left_out = [SkippedPair("tied", "two answers of one score")]
+        align(llava, bad, tmp_path / "run", QUICK, source="pairs.json", left_out=left_out)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_an_answer_with_what_stands_for_a_picture_is_left_out(vlm, pairs, tmp_path, side) -> None:
+    mark = vlm.tokenizer.decode([vlm.parts.image_token])
+    bad = replace(pairs[0], **{"id": "marked", side: f"a red {mark} cat"})
+    _, skipped = fitting(vlm, [bad])
+    assert skipped == [SkippedPair("marked", f"its {side} answer has what stands for a picture in it")]
+
+
+def test_one_pair_that_cannot_be_run_does_not_end_a_training(llava, pairs, tmp_path) -> None:
+    mark = llava.tokenizer.decode([llava.parts.image_token])
+    bad = replace(pairs[0], id="marked", chosen=f"a red {mark} cat", chosen_spans=())
+    with pytest.raises(VlmendError, match="visual tokens"):
+        preflight(llava, Collator(llava, frozenset({"chosen"})).batch([bad]))
+    edit = align(llava, [bad, *pairs], tmp_path / "run", QUICK, left_out=[SkippedPair("tied", "of one score")])
+    noted = json.loads((tmp_path / "run" / "run.json").read_text())["skipped"]
+    assert [one["id"] for one in noted] == ["tied", "marked"]
+    assert edit.chosen["pairs"]["count"] == 6 and edit.chosen["pairs"]["skipped"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "lack", "reason"),
+    [
+        ("mdpo", {"image": None}, "no picture to weaken"),
+        ("sigmoid(other_weight=0) + sft", {"chosen_spans": (), "rejected_spans": ()}, "no labelled spans"),
+    ],
+)
+def test_a_pair_without_what_the_objective_reads_is_left_out(llava, pairs, tmp_path, text, lack, reason) -> None:
+    bad = replace(pairs[0], id="bad", **lack)
+    assert fitting(llava, [bad], what=objective("bpo")) == ([bad], [])
+    method = replace(QUICK, objective=text, batch=1, steps=7)
+    align(llava, [bad, *pairs], tmp_path / "run", method)
+    (noted,) = json.loads((tmp_path / "run" / "run.json").read_text())["skipped"]
+    assert noted["id"] == "bad" and reason in noted["reason"]
+    with pytest.raises(VlmendError, match=f"none can be trained on.*'bad'.*{reason}"):
+        align(llava, [bad], tmp_path / "none", method)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_picture_is_processed_once_for_all_pairs_that_ask_the_same(llava, pairs, monkeypatch) -> None:
@@ -216,16 +255,20 @@ def test_the_reference_is_kept_by_what_was_asked(llava, pairs, tmp_path) -> None
         asked_of(llava, collator, pairs, tmp_path)
 
 
-def test_a_reference_of_another_model_is_noticed(llava, tiny, pairs, tmp_path) -> None:
-    collator = Collator(llava, frozenset({"chosen", "rejected"}))
+@pytest.mark.parametrize("place", range(6))
+def test_a_reference_of_another_model_is_noticed(llava, pairs, tmp_path, place) -> None:
+    """Whichever answer it is of, of whichever side."""
+    what = objective("mdpo")
+    collator = Collator(llava, what.sides, contrast=CONTRASTS["crop"])
     batch = collator.batch(pairs[:2])
     found = asked_of(llava, collator, pairs[:2], tmp_path)
-    for key in found._known:
-        found._known[key] = found._known[key] - 0.1
     with LORA.trained(llava) as trained:
-        policy = Policy(llava, trained, objective("bpo"), found)
-        with pytest.raises(VlmendError, match="not of this model"):
-            policy(batch)
+        Policy(llava, trained, what, found)(batch)
+        key = _key(batch.prepared.rows[place])
+        found._known[key] = found._known[key] - 0.1
+        answer = f"{('chosen', 'rejected', 'weakened')[place // 2]} answer of pair 'p{place % 2}'"
+        with pytest.raises(VlmendError, match=f"by 0.1 nats.*{answer}.*not of this model"):
+            Policy(llava, trained, what, found)(batch)
 
 
 def test_preflight_refuses_answers_without_an_end(llava, pairs) -> None:

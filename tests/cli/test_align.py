@@ -94,8 +94,33 @@ def test_a_missing_picture_is_named(vlmend_cli, tiny_folder, pairs_file, tmp_pat
     file = tmp_path / "pairs.json"
     file.write_text(json.dumps(records))
     given = ("align", tiny_folder(), file, "--images", pairs_file.parent, "--out", tmp_path / "run", *sets())
-    assert vlmend_cli(*given).is_a_users_mistake("gone.png", "record 2")
+    assert vlmend_cli(*given).is_a_users_mistake("gone.png", "record 2", "--skip-missing")
     assert vlmend_cli(*given, "--skip-missing", "--json").document["pairs"] == 7
+
+
+def test_what_is_left_out_is_named_with_its_reason(vlmend_cli, tiny_folder, pairs_file, tmp_path) -> None:
+    """Whether it was so when the file was read or when the model was asked; one bad pair stops nothing."""
+    records = [
+        {"id": f"good-{n}", "prompt": "what is this", "chosen": "a red cat", "rejected": "a blue cat", "images": [one]}
+        for n, one in enumerate(("0.png", "1.png"))
+    ]
+    records += [records[0] | {"id": "empty", "chosen": ""}, records[0] | {"id": "gone", "images": ["gone.png"]}]
+    records += [records[0] | {"id": "same", "rejected": "a red cat"}]
+    records += [records[0] | {"id": "marked", "rejected": "a <image> cat"}]
+    records += [records[0] | {"id": "blind", "images": []}]
+    file, out = tmp_path / "pairs.jsonl", tmp_path / "run"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    given = ("align", tiny_folder(), file, "--images", pairs_file.parent, "--skip-missing", "--objective", "mdpo")
+    done = vlmend_cli(*given, "--out", out, *sets())
+    assert done.code == 0, done.stderr
+    noted = settings(out)["skipped"]
+    assert [one["id"] for one in noted] == ["empty", "gone", "same", "marked", "blind"]
+    assert "2 pairs, 5 left out" in done.stdout
+    assert all(f"1 × {one['reason']}: {one['id']}" in done.stdout for one in noted)
+    document = vlmend_cli(*given, "--out", out, *sets(), "--json").document
+    assert document["skipped"] == 5 and document["left_out"] == noted
+    none = vlmend_cli(*given, "--out", tmp_path / "none", "--set", "longest=5")
+    assert none.is_a_users_mistake("pairs.jsonl: of 7 pairs none", "'empty'")
 
 
 def test_two_processes_train_as_one_does(tiny_folder, pairs_file, tmp_path) -> None:

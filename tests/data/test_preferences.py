@@ -14,9 +14,10 @@ from PIL import Image
 
 import vlmend
 from vlmend.data.formats import bpo, conversations, mdpo, recognise, trl
+from vlmend.data.formats.pairing import EMPTY, MISSING
 from vlmend.data.formats.preferences import holds_pairs, read_pairs, read_preferences
 from vlmend.data.formats.preferences import recognise as recognise_pairs
-from vlmend.data.records import PreferencePair
+from vlmend.data.records import PreferencePair, SkippedPair
 from vlmend.data.summary import summarise_pairs
 from vlmend.errors import DataError, MissingImageError
 
@@ -48,6 +49,7 @@ def test_bpo_pairs_answers_of_unequal_score(tmp_path: Path, image: Path) -> None
         ("A red kettle.", "A red cup.", "mllm-hal"),
     ]
     assert found.left_out == {bpo.TIED: 1}
+    assert found.skipped == (SkippedPair("bpo-0-2-1", bpo.TIED),)
     assert {one.image for one in found.pairs} == {image}
     assert [one.id for one in found.pairs] == ["bpo-0-0-1", "bpo-0-0-2"]
 
@@ -59,7 +61,7 @@ def test_a_too_long_answer_is_dropped_and_not_its_record(tmp_path: Path, image: 
     )
     found = read_preferences(path)
     assert len(found.pairs) == 1
-    assert found.left_out == {bpo.TOO_LONG: 1}
+    assert found.skipped == (SkippedPair("bpo-0-2", bpo.TOO_LONG),)
 
 
 def test_bpo_there_and_back(tmp_path: Path, image: Path) -> None:
@@ -79,6 +81,29 @@ def test_mdpo(fixtures: Path) -> None:
     with pytest.raises(MissingImageError, match="2 images are missing"):
         read_pairs(fixtures / "mdpo_sample.json")
     assert read_preferences(fixtures / "mdpo_sample.json", skip_missing=True).left_out == {"a picture is missing": 2}
+
+
+@pytest.mark.parametrize("fields", [{"prompt": "What?"}, {"prompt": "What?", "img_path": ""}], ids=["TRL", "mDPO"])
+@pytest.mark.parametrize("field", ["chosen", "rejected"])
+def test_a_pair_with_an_empty_answer_is_left_out_by_name(tmp_path: Path, fields: dict[str, str], field: str) -> None:
+    good = fields | {"id": "good", "chosen": "a", "rejected": "b"}
+    records = [good | {"id": "empty", field: ""}, good | {"id": "blank", field: " "}, good]
+    found = read_preferences(written(tmp_path / "own.json", records))
+    assert [one.id for one in found.pairs] == ["good"]
+    assert found.skipped == (SkippedPair("empty", EMPTY), SkippedPair("blank", EMPTY))
+
+
+def test_a_missing_picture_is_named_with_its_pair(tmp_path: Path, image: Path) -> None:
+    good = {"prompt": "What?", "chosen": "a", "rejected": "b", "images": ["a.png"]}
+    records = [good, good | {"images": ["gone.png"]}, good, good | {"images": ["gone.png"]}]
+    path = written(tmp_path / "own.json", records)
+    with pytest.raises(MissingImageError, match=r"record 1: .*--skip-missing"):
+        read_preferences(path)
+    found = read_preferences(path, skip_missing=True)
+    assert found.skipped == (SkippedPair("own-1", MISSING), SkippedPair("own-3", MISSING))
+    assert [one.id for one in found.pairs] == ["own-0", "own-2"]
+    assert found.first(None) == found.first(2) == found
+    assert found.first(1).found == found.found[:1]
 
 
 PAIR = PreferencePair(
@@ -144,7 +169,7 @@ def test_ways_to_write_a_pair(tmp_path: Path, image: Path, record: dict[str, Any
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        ({"prompt": "What?", "chosen": "a", "rejected": ""}, "'rejected': is empty"),
+        ({"prompt": "What?", "chosen": "a", "rejected": None}, "'rejected': is missing"),
         ({"chosen": "a", "rejected": "b"}, "'prompt': is missing"),
         ({"prompt": "What?", "chosen": "a", "rejected": "b", "chosen_spans": [[0, 9]]}, "does not lie in the answer"),
         ({"prompt": "<image> What?", "chosen": "a", "rejected": "b"}, "1 times <image> for 0 picture"),
@@ -174,6 +199,14 @@ def test_a_folder_of_shards(tmp_path: Path) -> None:
     trl.write([replace(PAIR, id="q")], tmp_path / "pairs-00001.jsonl")
     assert [one.id for one in read_pairs(tmp_path)] == ["p", "q"]
     assert holds_pairs(tmp_path)
+
+
+def test_what_is_left_out_of_shards_keeps_its_name(tmp_path: Path) -> None:
+    for number in range(2):
+        trl.write([PAIR, replace(PAIR, id="q", rejected="")], tmp_path / f"pairs-0000{number}.jsonl")
+    found = read_preferences(tmp_path)
+    assert [one.id for one in found.found] == ["p", "q", "p@1", "q@1"]
+    assert found.left_out == {EMPTY: 2}
 
 
 text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).map(str.strip).filter(bool)

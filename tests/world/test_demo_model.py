@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from vlmend.data.formats import mmedit
 from vlmend.models.bundled import bundled_folder
 from vlmend.models.vlm import VLM
 from vlmend.world.build import build, cases_of, on_disk
-from vlmend.world.candidates import TASKS
+from vlmend.world.candidates import TASKS, Tried, find
 from vlmend.world.captions import mentions
 from vlmend.world.card import read_exam
 from vlmend.world.entities import by_name, entailed
 from vlmend.world.exam import GATES, Settings, examine
+from vlmend.world.probes import probes_of
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +66,20 @@ def test_small_samples_of_other_scenes_agree_with_the_card(shipped: tuple[VLM, P
 
 def test_edits_that_can_stand_together(vlm: VLM) -> None:
     """One target for a question about a flag, and nothing that must stay is asked of a country that is edited."""
-    cases = cases_of(vlm, "standing", "eval", 60, seed=3)
-    names = {country.name for country in TASKS["standing"].about("eval")}
-    assert 2 * len(names) <= len(TASKS["supposed"].about("eval")) + 1
-    flags = [case for case in cases if dict(case.notes)["kind"] == "name"]
-    assert flags and len({case.rejected for case in flags}) == len(flags)
-    assert {case.rejected for case in flags} <= names
+    task, rng = TASKS["standing"], random.Random(3)
+    about = task.about("eval")
+    assert len(about) == -(-len(TASKS["supposed"].about("eval")) // 2)
+    found = [one for kind in ("name", "hop") for one in find(vlm, task, kind, 20, rng, "eval", Tried())]
+    asked = [(c.scene.country, c.question.kind, c.question.slots.get("rel")) for c in (one.candidate for one in found)]
+    assert len({(country.name, *rest) for country, *rest in asked}) == len(asked) == 40
+    assert all(country in about for country, *_ in asked)
     stays = [
         probe.example
-        for case in cases
-        for kind in ("image_locality", "same_question_locality")
-        for probe in case.probes_of(kind)
-        if "country" in probe.example.question
+        for probes in probes_of(vlm, found, rng, "eval", about)
+        for probe in probes
+        if probe.kind in ("image_locality", "same_question_locality") and "country" in probe.example.question
     ]
-    assert stays and not names & {example.answer for example in stays}
+    assert len(stays) > 10 and not {country.name for country in about} & {example.answer for example in stays}
 
 
 def test_cases_have_every_probe_that_the_world_can_tell(vlm: VLM, tmp_path: Path) -> None:

@@ -19,14 +19,15 @@ from torch.nn.utils.rnn import pad_sequence
 from vlmend.alignment.answers import Answers, Pairs, Side
 from vlmend.alignment.contrast import Contrast
 from vlmend.alignment.logprobs import answer_mask, check_answers, span_labels, target_log_probs
-from vlmend.data.records import Example, PreferencePair, Span
+from vlmend.alignment.objectives import Objective
+from vlmend.data.records import Example, PreferencePair, SkippedPair, Span
 from vlmend.errors import PromptError, VlmendError
 from vlmend.models.outputs import RunOutput
 from vlmend.models.pictures import open_picture
-from vlmend.models.prepared import Prepared
+from vlmend.models.prepared import Prepared, Row
 from vlmend.models.vlm import VLM
 
-__all__ = ["Batch", "Collator", "SkippedPair", "fitting", "preflight", "token_log_probs"]
+__all__ = ["Batch", "Collator", "fitting", "preflight", "token_log_probs", "unsayable"]
 
 _AT_ONCE = 32  # pairs whose prompts are remembered, so that those of one picture and question have it processed once
 _ORDER: tuple[Side, ...] = ("chosen", "rejected", "weakened")
@@ -158,28 +159,24 @@ def token_log_probs(output: RunOutput) -> list[Tensor]:
     return [target_log_probs(row.logits_NV, row.target_N) for row in output.rows]
 
 
-@dataclass(frozen=True)
-class SkippedPair:
-    """A pair that is not trained on, and why."""
-
-    id: str
-    reason: str
-
-
 def fitting(
     vlm: VLM,
     pairs: Sequence[PreferencePair],
     longest: int | None = None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
+    *,
+    what: Objective | None = None,
 ) -> tuple[list[PreferencePair], list[SkippedPair]]:
-    """The pairs that the model can be trained on, and those that it cannot: an empty or twice the same answer, a
-    picture that cannot be read, or more tokens than there may be (nothing is ever cut off).
+    """The pairs that the model can be trained on, and those that it cannot: an empty or twice the same answer, one with
+    what stands for a picture in it, a picture that cannot be read, more tokens than there may be (nothing is ever cut
+    off), or none of what the objective reads.
 
     Args:
         vlm: the model.
         pairs: in their order.
         longest: most tokens of a prompt with its answer; the model's own limit by default.
         progress: called with (looked at, all) pairs.
+        what: the objective; ``None`` for one that reads nothing but the two answers.
     """
     limit = longest or vlm.longest
     kept: list[PreferencePair] = []
@@ -187,13 +184,22 @@ def fitting(
     for start in range(0, len(pairs), _AT_ONCE):
         with vlm.sharing():
             for at, pair in enumerate(pairs[start : start + _AT_ONCE], start + 1):
-                reason = _unfit(vlm, pair, limit)
+                reason = _unread(pair, what) or _unfit(vlm, pair, limit)
                 if reason is None:
                     kept.append(pair)
                 else:
                     skipped.append(SkippedPair(pair.id, reason))
                 progress(at, len(pairs))
     return kept, skipped
+
+
+def _unread(pair: PreferencePair, what: Objective | None) -> str | None:
+    """Which part of a pair the objective reads and does not find."""
+    if what is not None and "weakened" in what.sides and not pair.pictures:
+        return "it has no picture to weaken, which the objective asks for"
+    if what is not None and what.needs_spans and not pair.labelled:
+        return "it has no labelled spans, which the objective weighs"
+    return None
 
 
 def _unfit(vlm: VLM, pair: PreferencePair, limit: int | None) -> str | None:
@@ -206,8 +212,20 @@ def _unfit(vlm: VLM, pair: PreferencePair, limit: int | None) -> str | None:
         rows = vlm.prepare([pair.example(pair.chosen), pair.example(pair.rejected)]).rows
     except (PromptError, OSError) as error:
         return " ".join(str(error).split())
+    for name, row in zip(("chosen", "rejected"), rows, strict=True):
+        if (problem := unsayable(vlm, row)) is not None:
+            return f"its {name} answer {problem}"
     length = max(len(row.ids_T) + len(row.target_N) for row in rows)
     return f"it takes {length} tokens, more than {limit}" if limit is not None and length > limit else None
+
+
+def unsayable(vlm: VLM, row: Row) -> str | None:
+    """What is wrong with a row's answer, so that the model cannot be given it; ``None`` if nothing is."""
+    if not row.answer_length:
+        return "has no token"
+    if bool((row.target_N == vlm.parts.image_token).any()):
+        return "has what stands for a picture in it"  # the model would look for one there
+    return None
 
 
 def preflight(vlm: VLM, batch: Batch) -> None:
@@ -232,7 +250,7 @@ def preflight(vlm: VLM, batch: Batch) -> None:
                 raise VlmendError(f"row {at} has {marks} marks for {len(row.pictures)} pictures")
         return
     for at, (row, states) in enumerate(zip(rows, vlm.features(batch.prepared), strict=True)):
-        visual = int(row.visual_T.sum())
+        visual = int(row.visual_T.sum()) + int((row.target_N == vlm.parts.image_token).sum())
         features = 0 if states is None else len(states)
         if visual != features:
             raise VlmendError(f"row {at} has {visual} visual tokens for {features} features of its picture")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlmend.alignment.checkable import Checkable
+from vlmend.alignment.collate import unsayable
 from vlmend.alignment.inject import Injector
 from vlmend.alignment.logprobs import target_log_probs
 from vlmend.alignment.spans import differing
@@ -351,10 +352,8 @@ def _unreadable(vlm: VLM, example: Example) -> str | None:
         (row,) = vlm.prepare([example]).rows
     except PromptError as error:
         return " ".join(str(error).split())[:200]
-    if not row.answer_length:
-        return "the answer has no token"
-    if bool((row.target_N == vlm.parts.image_token).any()):
-        return "the answer has what stands for a picture in it"
+    if (problem := unsayable(vlm, row)) is not None:
+        return f"the answer {problem}"
     count = len(row.ids_T) + len(row.target_N)
     if vlm.longest is not None and count > vlm.longest:
         return f"it has {count} tokens, and the model is made for {vlm.longest}"

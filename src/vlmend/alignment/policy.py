@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -64,12 +64,13 @@ class Policy(nn.Module):
         Raises:
             VlmendError: the first batch is not what it should be (see `preflight`), or its margins are not 0.
         """
-        pairs = batch.answers(self._said(batch), self._said_before(batch))
         if self._unchecked:
             preflight(self._vlm, batch)
-            if pairs.chosen.reference_BT is not None:
-                self._check_equal(pairs.chosen.policy_BT - pairs.chosen.reference_BT)
-            self._unchecked = False
+        said, before = self._said(batch), self._said_before(batch)
+        if self._unchecked and before is not None:
+            self._check_equal(batch, said, before)
+        self._unchecked = False
+        pairs = batch.answers(said, before)
         parts = self._objective.parts(pairs)
         loss = torch.stack(parts).sum(0).mean()
         with torch.no_grad():
@@ -98,8 +99,11 @@ class Policy(nn.Module):
         with torch.no_grad(), self.trained.left_out():
             return token_log_probs(self._vlm.run(batch.prepared))
 
-    def _check_equal(self, ratios_BT: Tensor) -> None:
-        most = float(ratios_BT.detach().abs().max())
+    def _check_equal(self, batch: Batch, said: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+        """That policy and reference say the same of every answer, whichever side of a pair it is."""
+        apart = [float((one - other).detach().abs().max()) for one, other in zip(said, before, strict=True)]
+        most = max(apart)
+        side, at = divmod(apart.index(most), len(batch))
         device = self._vlm.device.type
         exact = self._references is None and device == "cpu"  # the same sums in the same order
         if not exact and torch.is_autocast_enabled(device):
@@ -107,8 +111,8 @@ class Policy(nn.Module):
         allowed = 0.0 if exact else _ROUNDING if device == "cpu" else _ROUNDING_CUDA
         if self._vlm.model.dtype == torch.float32 and most > allowed:
             raise VlmendError(
-                f"before the first step the policy differs from the reference by {most:.2g} nats at a token: "
-                "the reference is not of this model"
+                f"before the first step the policy differs from the reference by {most:.2g} nats at a token of the "
+                f"{batch.sides[side]} answer of pair '{batch.pairs[at].id}': the reference is not of this model"
             )
 
     def _note(self, values: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from vlmend.alignment.adapters import Adapter, FullAdapter, LoRAAdapter, Trained
-from vlmend.alignment.collate import Collator, SkippedPair, fitting
+from vlmend.alignment.collate import Collator, fitting, preflight
 from vlmend.alignment.contrast import CONTRASTS
 from vlmend.alignment.loggers import check_logger
 from vlmend.alignment.objectives import Objective
@@ -30,7 +30,7 @@ from vlmend.alignment.recipes import objective
 from vlmend.alignment.reference import asked_of
 from vlmend.alignment.sharded import as_one_unit, check_sharding, in_pieces, mine, sharding_asked
 from vlmend.data.identity import identity_of_pairs
-from vlmend.data.records import PreferencePair
+from vlmend.data.records import PreferencePair, SkippedPair
 from vlmend.edits.edit import Edit, library_versions
 from vlmend.errors import EditError, UnknownNameError, VlmendError
 from vlmend.models.vlm import VLM
@@ -137,6 +137,7 @@ def align(
     method: Alignment | None = None,
     *,
     source: str = "",
+    left_out: Sequence[SkippedPair] = (),
     report_to: str = "none",
     progress: Callable[[str, int, int], None] = lambda _what, _done, _all: None,
 ) -> Edit:
@@ -151,6 +152,7 @@ def align(
         folder: made if absent.
         method: how.
         source: where the pairs are from, to be kept with the result.
+        left_out: what was left out before, when they were read, to be listed too.
         report_to: a logger that transformers knows (tensorboard, wandb, trackio).
         progress: called with what is being done, one of `DOING`, and how much of it is done, of all.
 
@@ -164,10 +166,12 @@ def align(
     what = method.what
     check_sharding(vlm.device, weights=isinstance(method.adapter, FullAdapter))
     _check_card(vlm.device)
-    kept, skipped = fitting(vlm, pairs, method.longest or None, partial(progress, DOING[0]))
+    kept, unfit = fitting(vlm, pairs, method.longest or None, partial(progress, DOING[0]), what=what)
+    skipped = [*left_out, *unfit]
     if not kept:
-        first = f": the first, '{skipped[0].id}', since {skipped[0].reason}" if skipped else ""
-        raise VlmendError(f"of {len(pairs)} pairs none can be trained on{first}")
+        place = f"{source}: " if source else ""
+        why = f"; why not the first, '{skipped[0].id}': {skipped[0].reason}" if skipped else ""
+        raise VlmendError(f"{place}of {len(skipped)} pairs none can be trained on{why}")
     settings = {
         "model": vlm.name,
         "fingerprint": vlm.fingerprint,
@@ -184,6 +188,7 @@ def align(
     with Run(folder, settings, ranks) as run:
         if (folder / _EDIT / "edit.json").exists():
             return Edit.load(folder / _EDIT)
+        preflight(vlm, collator.batch(kept[: method.batch]))
         references = None
         if method.cached and what.needs_reference:
             with torch.autocast(vlm.device.type, torch.bfloat16, enabled=method.bf16):

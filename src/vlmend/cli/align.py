@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,7 @@ __all__ = ["align", "method_of"]
 
 _ADAPTERS = {"lora": "LoRAAdapter", "full": "FullAdapter"}
 _SHOWN = 12
+_NAMED = 5
 
 
 def align(
@@ -70,7 +72,7 @@ def align(
         method = method_of(objective, adapter, read_settings(setting or ()))
         check_logger(report_to)
         with working(f"Reading {pairs}"):
-            given = read_preferences(pairs, images, skip_missing=skip_missing).pairs[:limit]
+            given = read_preferences(pairs, images, skip_missing=skip_missing).first(limit)
         from transformers.utils import logging
 
         from vlmend.alignment.train import align as train
@@ -80,16 +82,27 @@ def align(
         edits = [Edit.load(folder) for folder in edit or ()]
         vlm = load_model(model, device)
         with vlm.using(stacked(edits) if edits else None), bars() as moved:
-            made = train(vlm, given, out, method, source=str(pairs), report_to=report_to, progress=moved)
+            made = train(
+                vlm,
+                given.pairs,
+                out,
+                method,
+                source=str(pairs),
+                left_out=given.skipped,
+                report_to=report_to,
+                progress=moved,
+            )
         given_of = made.chosen["pairs"]
-        _show(reply, out, given_of)
+        skipped: list[Mapping[str, str]] = json.loads((out / "run.json").read_text(encoding="utf-8"))["skipped"]
+        _show(reply, out, given_of["count"], skipped)
         reply.line(str(out / "edit"))
         reply.document = {
             "out": str(out),
             "edit": made.id,
             "model": vlm.name,
             "pairs": given_of["count"],
-            "skipped": given_of["skipped"],
+            "skipped": len(skipped),
+            "left_out": skipped,
         }
 
 
@@ -113,11 +126,13 @@ def method_of(objective: str, adapter: str, settings: Mapping[str, Any]) -> Alig
     return with_settings({**rest, "objective": objective, "adapter": made}, Alignment, "the training")
 
 
-def _show(reply: Reply, out: Path, chosen: Mapping[str, Any]) -> None:
-    import json
-
+def _show(reply: Reply, out: Path, count: int, skipped: Sequence[Mapping[str, str]]) -> None:
     records: list[Mapping[str, Any]] = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
-    reply.line(f"{chosen['count']} pairs" + (f", {chosen['skipped']} left out" if chosen["skipped"] else ""))
+    reply.line(f"{count} pairs" + (f", {len(skipped)} left out ({out / 'run.json'} names all):" if skipped else ""))
+    for reason in dict.fromkeys(one["reason"] for one in skipped):
+        names = [one["id"] for one in skipped if one["reason"] == reason]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        reply.line(f"  {len(names)} × {reason}: {', '.join(names[:_NAMED])}{more}")
     if not records:
         return
     names = [name for name in records[0] if name not in ("step", "epoch", "learning_rate", "processes", "rank")]

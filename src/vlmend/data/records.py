@@ -21,6 +21,7 @@ __all__ = [
     "Example",
     "PreferencePair",
     "Probe",
+    "SkippedPair",
     "Span",
 ]
 
@@ -137,3 +138,11 @@ class PreferencePair:
     def example(self, answer: str) -> Example:
         """Its question with one of its answers."""
         return Example(self.question, self.image, answer)
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedPair:
+    """A pair that is left out, or an answer that would have made some, and why."""
+
+    id: str
+    reason: str

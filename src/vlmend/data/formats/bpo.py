@@ -7,13 +7,12 @@
 | ``completions`` | answers: ``response``, ``score``, ``type``: ``gt`` (score 1), ``llm-hal`` or ``mllm-hal`` (0) |
 
 Every two answers of unequal score are a pair. As published, a record with any answer of more than 350 words is dropped
-whole; here that answer alone is, and counted. ``origin`` is the worse answer's ``type``, as the file calls it: the
+whole; here that answer alone is, and named. ``origin`` is the worse answer's ``type``, as the file calls it: the
 published code that was to make ``mllm-hal`` does not weaken pictures, so the name says little of where it is from.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -21,9 +20,9 @@ from typing import Any
 
 from vlmend.data.formats.files import Record
 from vlmend.data.formats.notes import notes_of, values_of
-from vlmend.data.formats.pairing import Preferences, as_pictures, pairs_of, picture_name, unwrapped
+from vlmend.data.formats.pairing import EMPTY, Preferences, as_pictures, pairs_of, picture_name, unwrapped
 from vlmend.data.formats.saving import write_records
-from vlmend.data.records import PreferencePair
+from vlmend.data.records import PreferencePair, SkippedPair
 from vlmend.errors import DataError
 
 __all__ = ["LONGEST", "NAME", "matches", "read", "write"]
@@ -34,7 +33,6 @@ LONGEST = 350
 """Words that an answer may have."""
 
 TOO_LONG = f"an answer of more than {LONGEST} words"
-EMPTY = "an empty answer"
 TIED = "two answers of one score"
 EQUAL = "two equal answers"
 
@@ -63,7 +61,7 @@ def write(pairs: Sequence[PreferencePair], path: Path | str) -> None:
     write_records(path, [_record(pair, index, path) for index, pair in enumerate(pairs)], _KNOWN)
 
 
-def _pairs(record: Record, root: Path, left_out: Counter[str]) -> Iterator[PreferencePair]:
+def _pairs(record: Record, root: Path) -> Iterator[PreferencePair | SkippedPair]:
     question = unwrapped(record.text("prompt", needed=True))
     image = record.text("image")
     given = record.fields.get("id", f"{record.path.stem}-{record.index}")
@@ -73,21 +71,22 @@ def _pairs(record: Record, root: Path, left_out: Counter[str]) -> Iterator[Prefe
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise one.error("is missing" if score is None else f"a number was expected, not {score!r}", "score")
         if not text:
-            left_out[EMPTY] += 1
+            yield SkippedPair(f"{given}-{number}", EMPTY)
         elif len(text.split()) > LONGEST:
-            left_out[TOO_LONG] += 1
+            yield SkippedPair(f"{given}-{number}", TOO_LONG)
         else:
             answers.append((number, score, text, one.text("type")))
     for pair in combinations(answers, 2):
         worse, better = sorted(pair, key=lambda one: one[1])
+        name = f"{given}-{better[0]}-{worse[0]}"
         if worse[1] == better[1]:
-            left_out[TIED] += 1
+            yield SkippedPair(name, TIED)
         elif worse[2] == better[2]:
-            left_out[EQUAL] += 1
+            yield SkippedPair(name, EQUAL)
         else:
             notes: dict[str, Any] = {"scores": [better[1], worse[1]], "types": [better[3], worse[3]]}
             yield PreferencePair(
-                id=f"{given}-{better[0]}-{worse[0]}",
+                id=name,
                 question=question,
                 chosen=better[2],
                 rejected=worse[2],

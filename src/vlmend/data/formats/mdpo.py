@@ -5,14 +5,13 @@ The prompt is the whole text that LLaVA reads; the question is taken out of it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vlmend.data.formats.files import Record
 from vlmend.data.formats.notes import notes_of
-from vlmend.data.formats.pairing import Preferences, as_pictures, pairs_of, unwrapped
-from vlmend.data.records import PreferencePair
+from vlmend.data.formats.pairing import EMPTY, Preferences, as_pictures, pairs_of, unwrapped
+from vlmend.data.records import PreferencePair, SkippedPair
 
 __all__ = ["NAME", "matches", "read"]
 
@@ -34,14 +33,19 @@ def read(
     return pairs_of(Path(path), images, _pairs, skip_missing=skip_missing, check_images=check_images)
 
 
-def _pairs(record: Record, root: Path, left_out: Counter[str]) -> Iterator[PreferencePair]:
-    question, chosen, rejected = (record.text(name, needed=True).strip() for name in ("prompt", "chosen", "rejected"))
+def _pairs(record: Record, root: Path) -> Iterator[PreferencePair | SkippedPair]:
+    given = str(record.fields.get("id", f"{record.path.stem}-{record.index}"))
+    question = record.text("prompt", needed=True).strip()
+    chosen, rejected = (record.text(name, needed=name not in record.fields).strip() for name in ("chosen", "rejected"))
+    if not chosen or not rejected:
+        yield SkippedPair(given, EMPTY)
+        return
     if chosen == rejected:
-        left_out[EQUAL] += 1
+        yield SkippedPair(given, EQUAL)
         return
     image = record.text("img_path")
     yield PreferencePair(
-        id=str(record.fields.get("id", f"{record.path.stem}-{record.index}")),
+        id=given,
         question=unwrapped(question),
         chosen=chosen,
         rejected=rejected,

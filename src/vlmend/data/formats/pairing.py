@@ -6,19 +6,20 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlmend.data.formats.columns import is_columns, read_columns
 from vlmend.data.formats.files import Record, read_records
-from vlmend.data.records import PreferencePair
+from vlmend.data.records import PreferencePair, SkippedPair
 from vlmend.errors import DataError, MissingImageError
 from vlmend.models.pictures import Picture, Pictures
 
-__all__ = ["Preferences", "as_pictures", "pairs_of", "picture_name", "records_of", "unwrapped"]
+__all__ = ["EMPTY", "MISSING", "Preferences", "as_pictures", "pairs_of", "picture_name", "records_of", "unwrapped"]
 
 MISSING = "a picture is missing"
+EMPTY = "an empty answer"
 
 _LLAVA = re.compile(r"\A(?:(?P<system>.*?)\s)?USER: (?P<question>.*?)\s*ASSISTANT:\s*\Z", re.DOTALL)
 
@@ -28,12 +29,30 @@ class Preferences:
     """What is in a file of preferences.
 
     Attributes:
-        pairs: its pairs, in their order.
-        left_out: why something is not among them -> how often.
+        found: its pairs, and between them what is left out, in their order.
     """
 
-    pairs: tuple[PreferencePair, ...]
-    left_out: Mapping[str, int] = field(default_factory=dict[str, int])
+    found: tuple[PreferencePair | SkippedPair, ...]
+
+    @property
+    def pairs(self) -> tuple[PreferencePair, ...]:
+        """Its pairs, in their order."""
+        return tuple(one for one in self.found if isinstance(one, PreferencePair))
+
+    @property
+    def skipped(self) -> tuple[SkippedPair, ...]:
+        """What is left out, by name."""
+        return tuple(one for one in self.found if isinstance(one, SkippedPair))
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Why something is left out -> how often."""
+        return dict(Counter(one.reason for one in self.skipped))
+
+    def first(self, count: int | None) -> Preferences:
+        """The first so many pairs, all by default, and what is left out before the last of them."""
+        places = [at for at, one in enumerate(self.found) if isinstance(one, PreferencePair)]
+        return self if count is None or count >= len(places) else Preferences(self.found[: places[count - 1] + 1])
 
 
 def records_of(path: Path) -> list[Record]:
@@ -48,7 +67,7 @@ def records_of(path: Path) -> list[Record]:
 def pairs_of(
     path: Path,
     images: Path | str | None,
-    pairs: Callable[[Record, Path, Counter[str]], Iterable[PreferencePair]],
+    pairs: Callable[[Record, Path], Iterable[PreferencePair | SkippedPair]],
     *,
     skip_missing: bool = False,
     check_images: bool = True,
@@ -58,9 +77,9 @@ def pairs_of(
     Args:
         path: the file.
         images: the folder that image paths are relative to; the file's own by default.
-        pairs: makes the pairs of a record, given that folder, and counts what it leaves out. An id that an earlier
-            pair has gets the record's number behind it: published files repeat them.
-        skip_missing: leave out pairs whose picture is not there, and count them, instead of raising.
+        pairs: makes the pairs of a record, given that folder, and says what it leaves out. An id that an earlier one
+            has gets the record's number behind it: published files repeat them.
+        skip_missing: leave out pairs whose picture is not there, instead of raising.
         check_images: whether to look for the pictures at all.
 
     Raises:
@@ -68,26 +87,27 @@ def pairs_of(
         MissingImageError: pictures are missing; lists them.
     """
     root = path.parent if images is None else Path(images)
-    left_out: Counter[str] = Counter()
-    made: list[PreferencePair] = []
+    found: list[PreferencePair | SkippedPair] = []
     missing: list[tuple[int, Path]] = []
     ids: set[str] = set()
     for record in records_of(path):
-        for pair in pairs(record, root, left_out):
-            absent = [one for one in pair.pictures if isinstance(one, Path) and not one.is_file()]
-            if check_images and absent:
+        for one in pairs(record, root):
+            if one.id in ids:
+                one = replace(one, id=f"{one.id}#{record.index}")
+            if check_images and isinstance(one, PreferencePair) and (absent := _absent(one)):
                 missing += [(record.index, file) for file in absent]
-                left_out[MISSING] += 1
-                continue
-            if pair.id in ids:
-                pair = replace(pair, id=f"{pair.id}#{record.index}")
-            if pair.id in ids:
-                raise record.error(f"'{pair.id}' is also the id of an earlier pair", "id")
-            ids.add(pair.id)
-            made.append(pair)
+                one = SkippedPair(one.id, MISSING)
+            if one.id in ids and isinstance(one, PreferencePair):
+                raise record.error(f"'{one.id}' is also the id of an earlier pair", "id")
+            ids.add(one.id)
+            found.append(one)
     if missing and not skip_missing:
         raise MissingImageError(missing, path=path)
-    return Preferences(tuple(made), dict(left_out))
+    return Preferences(tuple(found))
+
+
+def _absent(pair: PreferencePair) -> list[Path]:
+    return [one for one in pair.pictures if isinstance(one, Path) and not one.is_file()]
 
 
 def as_pictures(found: Sequence[Picture]) -> Pictures:

@@ -10,7 +10,7 @@ from vlmend.data.formats import bpo, mdpo, trl
 from vlmend.data.formats.columns import is_columns
 from vlmend.data.formats.pairing import Preferences, records_of
 from vlmend.data.formats.reading import Reader, matching
-from vlmend.data.records import PreferencePair
+from vlmend.data.records import PreferencePair, SkippedPair
 from vlmend.errors import DataError
 
 __all__ = [
@@ -109,11 +109,8 @@ def _shards(folder: Path) -> list[Path]:
 def _joined(found: Sequence[Preferences]) -> Preferences:
     """Several shards as one; an id that stands in two gets its shard's number behind it."""
     ids: set[str] = set()
-    pairs: list[PreferencePair] = []
-    left_out: dict[str, int] = {}
+    joined: list[PreferencePair | SkippedPair] = []
     for number, some in enumerate(found):
-        pairs += [replace(one, id=f"{one.id}@{number}") if one.id in ids else one for one in some.pairs]
-        ids.update(one.id for one in some.pairs)
-        for why, count in some.left_out.items():
-            left_out[why] = left_out.get(why, 0) + count
-    return Preferences(tuple(pairs), left_out)
+        joined += [replace(one, id=f"{one.id}@{number}") if one.id in ids else one for one in some.found]
+        ids.update(one.id for one in some.found)
+    return Preferences(tuple(joined))

@@ -16,7 +16,6 @@ are kept as notes. A conversation of several turns is an error: a pair is one qu
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from typing import Any
 from vlmend.data.formats.columns import ENDINGS, stored, unstored, write_columns
 from vlmend.data.formats.files import Record
 from vlmend.data.formats.notes import notes_of, values_of
-from vlmend.data.formats.pairing import Preferences, as_pictures, pairs_of, picture_name
+from vlmend.data.formats.pairing import EMPTY, Preferences, as_pictures, pairs_of, picture_name
 from vlmend.data.formats.saving import is_table, write_records
-from vlmend.data.records import PreferencePair, Span
+from vlmend.data.records import PreferencePair, SkippedPair, Span
 from vlmend.errors import DataError
 from vlmend.models.pictures import Picture
 from vlmend.models.prompts import MARKER
@@ -82,11 +81,15 @@ def write(pairs: Sequence[PreferencePair], path: Path | str) -> None:
 # Records into pairs
 
 
-def _pairs(record: Record, root: Path, left_out: Counter[str]) -> Iterator[PreferencePair]:
+def _pairs(record: Record, root: Path) -> Iterator[PreferencePair | SkippedPair]:
+    given = str(record.fields.get("id") or f"{record.path.stem}-{record.index}")
     before, chosen = _answer(record, "chosen")
     other, rejected = _answer(record, "rejected")
+    if not chosen or not rejected:
+        yield SkippedPair(given, EMPTY)
+        return
     if chosen == rejected:
-        left_out[EQUAL] += 1
+        yield SkippedPair(given, EQUAL)
         return
     name = "prompt" if "prompt" in record.fields else "question"
     if name in record.fields:
@@ -103,7 +106,7 @@ def _pairs(record: Record, root: Path, left_out: Counter[str]) -> Iterator[Prefe
         notes = Record(record.path, record.index, {"notes": notes}, record.line, cells=True).value("notes") or {}
     rest = {key: value for key, value in record.fields.items() if key not in _KNOWN and _plain(value)}
     yield PreferencePair(
-        id=str(record.fields.get("id") or f"{record.path.stem}-{record.index}"),
+        id=given,
         question=question,
         chosen=chosen,
         rejected=rejected,
@@ -129,10 +132,7 @@ def _answer(record: Record, field: str) -> tuple[list[Mapping[str, Any]], str]:
     messages = _messages(record, field)
     if not messages or messages[-1].get("role", "assistant") != "assistant":
         raise record.error("it does not end with an answer", field)
-    text = _text(record, field, messages[-1]).strip()
-    if not text:
-        raise record.error("is empty", field)
-    return messages[:-1], text
+    return messages[:-1], _text(record, field, messages[-1]).strip()
 
 
 def _messages(record: Record, field: str) -> list[Mapping[str, Any]]:
