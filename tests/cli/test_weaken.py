@@ -28,7 +28,7 @@ def test_a_curve_and_its_figure(vlmend_cli, tmp_path):
 
 @pytest.mark.slow
 def test_what_is_expected_rises_and_gives_way(vlmend_cli, tmp_path):
-    """With some noise the demo model names more that is expected and absent than with none, and with noise alone less."""
+    """With some noise the demo model names more that is expected and absent than without, and with noise alone less."""
     given = ("--steps", "0,600,999", "--scenes", 120)
     done = vlmend_cli("weaken", "demo", "--out", tmp_path / "run", *given, "--json")
     assert done.code == 0, done.stderr
