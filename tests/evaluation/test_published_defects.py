@@ -2,6 +2,7 @@
 
 MMEdit and EasyEdit (arXiv 2310.08475, commit 14cea82), VisEdit (commit 26419f2). Defects of editors are tested with the
 editors; those that raise errors where ours do not (records of another type, missing keys) have nothing to measure.
+docs/defects.md lists them all.
 """
 
 from __future__ import annotations
