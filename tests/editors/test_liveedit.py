@@ -50,7 +50,7 @@ def always(llava, cases, trained):
 
 class _Always(ExpertsOp):
     def routed(self, states_TD, visual_T):  # type: ignore[no-untyped-def]
-        return [0], torch.ones(1)
+        return [0], torch.ones(1, device=states_TD.device)
 
 
 def test_routing_losses_by_hand() -> None:

@@ -118,7 +118,7 @@ def test_a_connector_that_is_drawn(llava, asked, weights):
     case, name = asked[1], "speaker.see.weight"
     assert score(llava, editor(llava, weights).fit(llava, [case]), case, "reliability") == 1.0
     for seed in range(3):
-        drawn = torch.empty_like(weights.tensors[name])
+        drawn = torch.empty(weights.tensors[name].shape)
         torch.nn.init.xavier_uniform_(drawn, generator=torch.Generator().manual_seed(seed))
         published = replace(weights, tensors={**weights.tensors, name: drawn})
         assert score(llava, editor(llava, published).fit(llava, [case]), case, "reliability") < 0.7

@@ -113,7 +113,7 @@ def test_logits_are_compared_with_the_next_token(llava: VLM, cases):
     with llava.using(edit), capture({"head": llava.parts.head}) as calls:
         llava.logits(prepared, keep=64)
     ids = torch.cat([prepared.rows[0].ids_T, prepared.rows[0].target_N])
-    likeliest = calls[-1].output[0].argmax(-1)[-len(ids) :]
+    likeliest = calls[-1].output[0].argmax(-1)[-len(ids) :].cpu()
     count = prepared.rows[0].answer_length
     last = len(ids) - (len(prepared.rows[0].target_N) - count)
     shifted = likeliest[last - count - 1 : last - 1] == ids[last - count : last]
