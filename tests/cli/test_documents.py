@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import re
@@ -19,6 +20,7 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES)
 SUMMARY = {"reliability", "text_generality", "image_generality", "text_locality", "image_locality"}
 
 _BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', flags=re.DOTALL | re.MULTILINE)
+_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 _SHOWN = re.compile(r"print\(.*\)\s+# -> (.*)$", flags=re.MULTILINE)
 
 
@@ -84,6 +86,21 @@ def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_tests_that_are_named_exist(document: Path) -> None:
+    for file, test in _TEST.findall(document.read_text(encoding="utf-8")):
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{test}"
+
+
+def test_every_defect_has_a_test_or_a_reason() -> None:
+    tested, reasoned = (ROOT / "docs" / "defects.md").read_text(encoding="utf-8").split("## What does not arise")
+    rows = re.findall(r"^\| [A-Z].*$", tested, flags=re.MULTILINE)
+    assert len(rows) > 20
+    assert [row for row in rows if len(_TEST.findall(row)) != 1] == []
+    assert _TEST.findall(reasoned) == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -17,6 +17,7 @@ from vlmend.editors.training import train
 from vlmend.edits.compact import compact
 from vlmend.edits.experts import ExpertsOp, likeness, soft_weights
 from vlmend.errors import EditError, EditFormatError
+from vlmend.models.trace import called_through, first_tensor
 
 TINY = LiveEditTraining(
     layers=[1], width=16, heads=4, rank=2, count=2, steps=6, check_every=3, batch=2, held_out=0.3, lr=1e-2
@@ -49,7 +50,7 @@ def always(llava, cases, trained):
 
 class _Always(ExpertsOp):
     def routed(self, states_TD, visual_T):  # type: ignore[no-untyped-def]
-        return [0], torch.ones(1)
+        return [0], torch.ones(1, device=states_TD.device)
 
 
 def test_routing_losses_by_hand() -> None:
@@ -85,6 +86,27 @@ def test_it_is_trained_as_it_is_used_each_layer_once(llava, cases, always) -> No
         assert not torch.allclose(used, llava.run(llava.prepare([row.asked])).rows[0].logits_NV, atol=1e-2)
 
 
+def test_what_is_right_in_training_is_right_in_use(llava, cases, always) -> None:
+    """With the layer run twice it is not: of the tokens that the published training saw, many are others in use."""
+    lesson = LiveEditLesson(TINY, llava, cases, cases[:1])
+    rows = [case.request for case in (*lesson.learned, *lesson.held)]
+
+    def twice(forward, *args, **named):  # type: ignore[no-untyped-def]
+        return forward(first_tensor(forward(*args, **named)), *args[1:], **named)
+
+    def used() -> list[torch.Tensor]:
+        return [llava.run(llava.prepare([row.asked]), always).rows[0].logits_NV for row in rows]
+
+    def accuracy(trained_on: list[torch.Tensor], used: list[torch.Tensor]) -> float:
+        pairs = zip(trained_on, used, strict=True)
+        return float(torch.cat([one.argmax(-1) == other.argmax(-1) for one, other in pairs]).float().mean())
+
+    with called_through(llava.parts.layers[1], twice):
+        published = used()
+    assert accuracy(published, used()) < 0.8
+    assert accuracy(lesson.above.run(rows, [always.ops] * len(rows)), used()) == 1.0
+
+
 def test_the_divergence_is_from_before_to_after(llava, cases) -> None:
     """KL(before || after), as the paper's equation 11; the published code has it the other way round."""
     lesson = LiveEditLesson(replace(TINY, keep_weight=1.0), llava, cases, cases[:1])
@@ -115,6 +137,15 @@ def test_features_do_not_read_the_answer(llava, cases) -> None:
         found = lesson._features([case.request for case in lesson.learned], reader)
     for one in (found[0].phi_NKM, found[0].psi_NKM, found[1].phi_NKM):
         torch.testing.assert_close(one[0], one[1], atol=1e-5, rtol=1e-5)
+    leaked = [  # as published where it is not said: the answer stands at the end of the question
+        replace(case, request=replace(case.request, question=f"{asked.question} {case.request.answer}"))
+        for case in told
+    ]
+    lesson = LiveEditLesson(TINY, llava, leaked, cases[:1])
+    with torch.no_grad():
+        read, _ = lesson._features([case.request for case in lesson.learned], reader)
+        one, other = (soft_weights(some_E) for some_E in likeness(read.psi_NKM, read.psi_NKM))
+    assert not torch.allclose(one, other, atol=1e-4)  # what an edit weighs depends on the right answer
 
 
 def test_drawn_rows_are_one_of_each_sort(llava, cases) -> None:

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from conftest import FAMILIES, left_alone
-from vlmend import TPatcher
+from vlmend import Edit, Example, TPatcher
+from vlmend.editors.fitting import answer_loss, descend
 from vlmend.editors.t_patcher import activation_loss, memory_losses
+from vlmend.edits.neurons import NeuronOp
 from vlmend.errors import EditError, PartsError
+from vlmend.evaluation.editing import evaluate
 from vlmend.models.trace import capture
 
 QUICK = TPatcher(memory_weight=0.1, drawn=4, memory=("what is here ?",), memory_tokens=3)
@@ -59,6 +62,30 @@ def test_memory_keeps_patches_quiet(llava, cases):
         return float((calls[0].input[0, -4:] @ op.keys_PD.T + op.bias_P).relu().sum())
 
     assert active(1.0) < 0.5 * active(0.0)
+
+
+def test_the_edit_is_fitted_to_its_own_question(llava, cases):
+    """LiveEdit's port of the baseline writes the memory's text over the edit's input: from the second step on it
+    learns to give the answer to that, and its reliability is that of a question that was not learnt."""
+    case = replace(cases[1], probes=())  # of several tokens
+    editor = replace(QUICK, memory=(), drawn=4, lr=0.1, steps=60)
+    requests = llava.prepare([case.request])
+    patches = editor._begun(llava, requests, editor._unrelated(llava, [case]))
+    wiki = llava.prepare([Example("the song of the dog was about a house and three birds", None, case.request.answer)])
+    fed = [requests]
+
+    def published() -> torch.Tensor:
+        loss = answer_loss(llava.run(fed[0], ops=patches, grad=True))
+        fed[0] = wiki
+        return loss + sum(activation_loss(one.before(one.queries_PD).diagonal()) for one in patches)
+
+    descend([tensor for one in patches for tensor in one.fitted], published, steps=editor.steps, lr=editor.lr)
+    theirs = Edit(llava.fingerprint, tuple(NeuronOp(one.layer, *one.neurons) for one in patches))
+    scores = [
+        evaluate(llava, one, [case], protocol="legacy", max_new_tokens=0).records[0].tf_token_acc_after
+        for one in (theirs, editor)
+    ]
+    assert scores[0] < 0.5 < scores[1] == 1.0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -90,6 +90,21 @@ def test_own_pictures_only(llava, cases, acting, picture):
     assert kinds == {"auto": ["route"] * 2, "any": ["function"] * 4}
 
 
+def test_an_input_finds_its_edit_whatever_the_order(llava, cases, acting):
+    """`edit_batch` of VisEdit pairs edit i with input i: asked in another order, each question gets another's edit."""
+    asked = [replace(case.request, answer="red") for case in cases[:2]]
+    edits = [acting.fit(llava, [case]) for case in cases[:2]]
+
+    def said(examples: list[Example], found) -> torch.Tensor:
+        return torch.cat([row.logits_NV.argmax(-1) for row in llava.run(llava.prepare(examples), found).rows])
+
+    wanted = said(asked[::-1], edits[::-1])  # each what its own edit makes of it
+    published = float((said(asked[::-1], edits) == wanted).float().mean())
+    both = acting.fit(llava, cases[:2])
+    ours = float((said(asked[::-1], both) == wanted).float().mean())
+    assert published < ours == 1.0
+
+
 def test_generation_with_a_cache_is_forced_argmax(vlm, cases, tmp_path):
     """In every family: what is generated with an edit in force is what whole passes with it say."""
     train(replace(TINY, layers=[1], steps=1, check_every=1), vlm, cases, tmp_path)
