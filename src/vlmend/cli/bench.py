@@ -27,7 +27,7 @@ from vlmend.cli.arguments import (
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.measuring import described, measure
 from vlmend.cli.tables import Comparison
-from vlmend.ranks import Ranks
+from vlmend.ranks import Ranks, shares_work
 
 if TYPE_CHECKING:
     from vlmend.evaluation.proof import Proof
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 
+@shares_work
 def bench(
     model: ModelArgument,
     cases: CasesArgument,
