@@ -39,7 +39,7 @@ def test_the_numbers_that_they_are_by_default_are_taken():
 
 
 def test_in_python_too():
-    with pytest.raises(EditError, match="setting 'rank' of editor 'lora': .* 1, not 0"):
+    with pytest.raises(EditError, match=r"setting 'rank' of editor 'lora': .* 1, not 0"):
         editor("lora", rank=0)
     with pytest.raises(EditError, match="'norm_limit' of editor 'ft'"):
         editor("ft", norm_limit=-1.0)
