@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -42,7 +42,7 @@ def check_settings(kind: type[Any], settings: Mapping[str, Any], whose: str) -> 
     """
     hints = get_type_hints(kind, include_extras=True)
     for name, value in settings.items():
-        if not any(hints[name] in (number, number | None) for number in _NUMBERS):
+        if not any(one in _NUMBERS for one in (hints[name], *get_args(hints[name]))):
             continue
         try:
             TypeAdapter[Any](hints[name]).validate_python(value)
