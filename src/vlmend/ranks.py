@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vlmend.errors import LaunchError
 
-__all__ = ["ALONE", "Ranks"]
+__all__ = ["ALONE", "Ranks", "check_shares", "shares_work"]
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., Any])
+
+_SHARES = "shares_work"
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,23 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def shares_work(command: C) -> C:
+    """Declare a command one whose work the processes of a launch share among them."""
+    setattr(command, _SHARES, True)
+    return command
+
+
+def check_shares(command: Any, name: str) -> None:
+    """Refuse several processes for a command that did not declare that it shares its work: each would do all of it.
+
+    Raises:
+        LaunchError: this is one of several processes, and the command is for one.
+    """
+    # What a launcher that started one process was asked for does not matter here: one is right.
+    if "RANK" in os.environ and Ranks.launched().count > 1 and not getattr(command, _SHARES, False):
+        raise LaunchError(
+            f"{name} runs in one process, and {Ranks.launched().count} were started: give it without accelerate launch "
+            "or torchrun, or with --num_processes 1"
+        )

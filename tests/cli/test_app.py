@@ -31,6 +31,12 @@ def test_every_command_explains_itself_and_takes_json(vlmend_cli: Callable[..., 
     assert "--json" in outcome.stdout
 
 
+@pytest.mark.parametrize("command", [("bench",), ("edit",), ("sequence",), ("data", "summary")])
+def test_cases_may_be_in_any_format_that_is_read(vlmend_cli: Callable[..., Any], command: tuple[str, ...]) -> None:
+    shown = " ".join(vlmend_cli(*command, "--help").stdout.replace("│", " ").split())
+    assert all(words in shown for words in ("any format", "VLKEB", "JSON lines, CSV"))
+
+
 def test_nothing_heavy_is_imported_before_a_command_runs() -> None:
     found = subprocess.run([sys.executable, "-c", HEAVY], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

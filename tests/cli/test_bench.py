@@ -229,8 +229,16 @@ def test_each_editor_in_each_place(vlmend_cli, tiny_folder, cases_file, tmp_path
     assert places == [["mlp.down"], ["connector"], ["vision"]]
     changed = {json.dumps(outcome.document["editors"][f"ft {place}"]) for place in ("language", "connector", "vision")}
     assert len(changed) == 3
+    again = vlmend_cli(*given, *fast, "--modules", "language,connector,vision")
+    assert "Measured once, without a choice of module: null\n" in again.stdout
     mistake = vlmend_cli(*given, "--modules", "ears")
     assert mistake.is_a_users_mistake("--modules", "ears", "language, connector, vision")
+
+
+def test_a_setting_that_cannot_be_is_one_line(vlmend_cli, tiny_folder, cases_file, tmp_path):
+    given = ("bench", tiny_folder(), cases_file, "--out", tmp_path / "run", "--editors", "lora")
+    assert vlmend_cli(*given, "--set", "lora.rank=0").is_a_users_mistake("'rank'", "editor 'lora'", "1, not 0")
+    assert not (tmp_path / "run").exists()
 
 
 def test_edits_in_force_are_there_before_and_after(vlmend_cli, tiny_folder, cases_file, tmp_path) -> None:

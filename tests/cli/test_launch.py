@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from launching import ACCELERATE, kill_second
+from launching import ACCELERATE, both_by_torchrun, kill_second
 from launching import both as both_processes
+from vlmend.cli.app import app
 from vlmend.errors import LaunchError
 from vlmend.ranks import Ranks
 
@@ -71,6 +73,33 @@ def test_a_launch_that_starts_one_process_is_a_mistake(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert Ranks.launched() == Ranks(1, 2)
+
+
+def test_a_command_that_does_not_share_its_work_refuses_several_processes(vlmend_cli, monkeypatch, tmp_path):
+    """All of them but these; each would do all the work, into one folder."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.chdir(tmp_path)
+    sharing = {"align", "bench", "pairs"}
+    for name, command in get_command(app).commands.items():
+        for given in [(name, inner) for inner in getattr(command, "commands", ())] or [(name,)]:
+            outcome = vlmend_cli(*given)
+            if name in sharing:
+                assert "Missing" in outcome.stderr
+            else:
+                assert outcome.is_a_users_mistake(f"vlmend {' '.join(given)} runs in one process, and 2 were started")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert vlmend_cli("data", "summary", tmp_path / "none.json").is_a_users_mistake("none.json")
+
+
+def test_two_processes_of_a_command_for_one_do_nothing(tiny_folder, cases_file, tmp_path):
+    out = tmp_path / "run"
+    given = ("sequence", tiny_folder(), cases_file, "--out", out, "--at", "1,2", "--set", "ft.steps=2")
+    command = [sys.executable, *both_by_torchrun(), "-m", "vlmend", *map(str, given)]
+    done = subprocess.run(command, capture_output=True, timeout=WAIT, check=False)
+    assert done.returncode != 0
+    assert b"vlmend: vlmend sequence runs in one process" in done.stderr
+    assert not out.exists()
 
 
 def test_two_processes_give_the_records_of_one(tiny_folder, cases_file, tmp_path):

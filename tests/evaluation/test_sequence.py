@@ -8,9 +8,10 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from vlmend import FT, VLM, Example, WeightOp
+from vlmend import FT, VLM, Example, WeightOp, editor
 from vlmend.edits.compact import compact
 from vlmend.edits.edit import Edit
+from vlmend.edits.routes import Key, RouteOp
 from vlmend.edits.states import StateOp
 from vlmend.errors import EditError
 from vlmend.evaluation.editing import evaluate
@@ -129,6 +130,29 @@ def test_an_edit_that_cannot_be_made_is_counted(llava: VLM, three):
     assert (point.failed, point.edits) == (1, 3)
     with pytest.raises(EditError, match="no point to measure"):
         sequence(llava, FIT, three, at=(5,), **SHORT)
+
+
+def test_why_no_edit_could_be_made_is_said(llava: VLM, three):
+    with pytest.raises(EditError, match=r"none of the first 2 edits .*: there is no reference at 'none.json'"):
+        sequence(llava, editor("memit", reference="none.json"), three, at=(2,), **SHORT)
+
+
+@pytest.mark.parametrize("asked", ["request", "held out"])
+def test_a_model_that_says_no_numbers_is_not_finite(llava: VLM, three, held_out, asked):
+    """Every number of the edit is one; those that the model makes of it are none, at one question."""
+    (row,) = llava.prepare([three[0].request if asked == "request" else held_out["beside"][0]]).rows
+    vectors = torch.full((1, len(llava.parts.norm.weight)), 3e38)
+    twice = tuple(StateOp(layer, torch.tensor([0]), vectors) for layer in (0, 1))
+    edit = Edit(llava.fingerprint, (RouteOp(Key(row.content, row.question), twice),))
+
+    class Overflowing:
+        name = "overflowing"
+
+        def fit(self, vlm, cases):
+            return edit
+
+    (point,) = sequence(llava, Overflowing(), three, at=(1,), held_out=held_out, **SHORT)
+    assert not point.finite
 
 
 def test_compact_edits_do_the_same(llava: VLM, three):

@@ -20,6 +20,7 @@ from vlmend.cli.arguments import (
 from vlmend.cli.console import JsonFlag, Reply, bars, replying, working
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import UnknownNameError
+from vlmend.ranks import shares_work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ _SHOWN = 12
 _NAMED = 5
 
 
+@shares_work
 def align(
     model: ModelArgument,
     pairs: Annotated[

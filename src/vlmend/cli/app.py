@@ -30,6 +30,7 @@ from vlmend.cli import (
 )
 from vlmend.cli.console import complain
 from vlmend.errors import VlmendError
+from vlmend.ranks import check_shares
 
 __all__ = ["app"]
 
@@ -49,6 +50,15 @@ class Commands(TyperGroup):
             return super().parse_args(ctx, args)
         except _USAGE as error:
             _refuse(error, ctx)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; one that does not share its work is refused among several processes."""
+        found = super().resolve_command(ctx, args)
+        name, command, rest = found
+        words = [name, *rest[:1]] if isinstance(command, TyperGroup) else [name]
+        # no command of a group shares its work
+        check_shares(getattr(command, "callback", None), " ".join(("vlmend", *filter(None, words))))
+        return found
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""

@@ -44,7 +44,12 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="'demo', a folder with a saved model, or a Hugging Face id.")
 ]
 CasesArgument = Annotated[
-    Path, typer.Argument(metavar="CASES", help="A file of edit cases: E-VQA or E-IC JSON as MMEdit publishes it.")
+    Path,
+    typer.Argument(
+        metavar="CASES",
+        help="A file of edit cases in any format that is read: MMEdit's E-VQA or E-IC, VLKEB's, or one's own JSON "
+        "lines, CSV or JSON.",
+    ),
 ]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Use only the first so many cases.")]
 SkipMissingOption = Annotated[bool, typer.Option("--skip-missing", help="Leave out cases whose pictures are missing.")]

@@ -27,7 +27,7 @@ from vlmend.cli.arguments import (
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.measuring import described, measure
 from vlmend.cli.tables import Comparison
-from vlmend.ranks import Ranks
+from vlmend.ranks import Ranks, shares_work
 
 if TYPE_CHECKING:
     from vlmend.evaluation.proof import Proof
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 
+@shares_work
 def bench(
     model: ModelArgument,
     cases: CasesArgument,
@@ -73,11 +74,15 @@ def bench(
     """Edit every case alone with each editor, or all at once, measure before and after, and write a report."""
     with replying(as_json) as reply:
         from vlmend.data.grouping import grouped
+        from vlmend.editors.base import Labelled
         from vlmend.edits.edit import Edit, stacked
         from vlmend.evaluation.protocols import protocol_of
 
         ranks = Ranks.launched()
         methods, way = by_module(make_editors(editors, setting or ()), modules or ""), protocol_of(protocol)
+        unplaced = [method.name for method in methods if modules and not isinstance(method, Labelled)]
+        if unplaced and ranks.first:
+            reply.line(f"Measured once, without a choice of module: {', '.join(unplaced)}")
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
         groups = grouped(wanted, by) if by else {}
         vlm = load_model(model, device)

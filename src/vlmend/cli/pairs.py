@@ -16,7 +16,7 @@ from vlmend.cli.dosing import CURVE, STEP, dosed, step_of
 from vlmend.cli.tables import quiet_table
 from vlmend.data.identity import identity
 from vlmend.errors import DataError, UnknownNameError, VlmendError
-from vlmend.ranks import Ranks
+from vlmend.ranks import Ranks, shares_work
 from vlmend.runs import Run
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = ["pairs"]
 _WAYS = ("weaken", "inject")
 
 
+@shares_work
 def pairs(
     model: ModelArgument,
     data: Annotated[

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from vlmend.editors.closed_form import ClosedForm
+from vlmend.editors.settings import Amount, Rate
 from vlmend.errors import EditError
 
 __all__ = ["AlphaEdit", "null_space"]
@@ -36,8 +37,8 @@ class AlphaEdit(ClosedForm):
 
     name: ClassVar[str] = "alphaedit"
 
-    share: float = 0.02
-    ridge: float = 0.1
+    share: Amount = 0.02
+    ridge: Rate = 0.1
 
     def free(self, moments_II: Tensor, keys_NI: Tensor) -> Tensor:
         """M of the module's equation.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from vlmend.data.records import EditCase
+from vlmend.editors.settings import check_settings
 from vlmend.edits.edit import Edit, EditRequest
 from vlmend.edits.ops import Op
 from vlmend.errors import EditError, UnknownNameError
@@ -107,12 +108,14 @@ def editor(name: str, **settings: Any) -> Editor:
 
     Raises:
         UnknownNameError: no editor of that name, or it has no such hyper-parameter.
+        EditError: a hyper-parameter is a number that it cannot be.
     """
     kind = editor_class(name)
     known = [field.name for field in dataclasses.fields(kind)]
     for setting in settings:
         if setting not in known:
             raise UnknownNameError(f"hyper-parameter of editor '{name}'", setting, known)
+    check_settings(kind, settings, f"editor '{name}'")
     return kind(**settings)
 
 

@@ -33,6 +33,7 @@ from vlmend.data.formats import read
 from vlmend.data.records import EditCase, Example
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.fitting import answer_loss, descend
+from vlmend.editors.settings import Amount, Count, Rate, Size
 from vlmend.editors.unrelated import answered, random_prompts
 from vlmend.edits.edit import Edit
 from vlmend.edits.left import KeysOp
@@ -80,12 +81,12 @@ class ClosedForm:
     layers: LayerSpec = (0.5, 0.65, 0.8)
     module: str = "mlp.down"
     key: Key = "answer"
-    steps: int = 25
-    lr: float = 0.5
-    stop_loss: float = 0.02
-    limit: float = 4.0
+    steps: Count = 25
+    lr: Rate = 0.5
+    stop_loss: Amount = 0.02
+    limit: Amount = 4.0
     reference: str = ""
-    drawn: int = 128
+    drawn: Size = 128
     seed: int = 0
 
     def free(self, moments_II: Tensor, keys_NI: Tensor) -> Tensor:

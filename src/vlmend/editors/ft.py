@@ -24,6 +24,7 @@ from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.choosing import layers_for_weights
 from vlmend.editors.fitting import answer_loss, descend
+from vlmend.editors.settings import Amount, Count, Rate
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import WeightOp
 from vlmend.models.parts import LayerSpec
@@ -49,10 +50,10 @@ class FT:
 
     layers: LayerSpec = "late"
     modules: tuple[str, ...] = ("mlp.down",)
-    steps: int = 15
-    lr: float = 2e-4
-    norm_limit: float | None = None
-    stop_loss: float = 0.0
+    steps: Count = 15
+    lr: Rate = 2e-4
+    norm_limit: Amount | None = None
+    stop_loss: Amount = 0.0
 
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
         """Fit the chosen weights to the cases' requests; the model is left bit for bit as it was.

@@ -33,6 +33,7 @@ from torch.nn import functional
 from vlmend.data.formats import read
 from vlmend.data.records import TEXT_GENERALITY, TEXT_LOCALITY, EditCase, Example
 from vlmend.editors.base import check_cases, edit_of
+from vlmend.editors.settings import Size
 from vlmend.edits.edit import Edit
 from vlmend.edits.prompts import RecallOp
 from vlmend.errors import EditError, PromptError
@@ -65,7 +66,7 @@ class IKE:
     name: ClassVar[str] = "ike"
 
     demonstrations: str = ""
-    count: int = 32
+    count: Size = 32
     shares: tuple[int, int, int] = (1, 3, 4)
     features: Literal["own", "sentence-transformers"] = "own"
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"

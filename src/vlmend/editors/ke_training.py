@@ -19,6 +19,7 @@ from vlmend.editors.changes_lesson import ChangesLesson, cases_from
 from vlmend.editors.changing import Layers
 from vlmend.editors.ke import words_of
 from vlmend.editors.ke_network import KENetwork
+from vlmend.editors.settings import Amount, Count, Rate, Share, Size
 from vlmend.errors import EditError
 from vlmend.models.parts import LayerSpec
 from vlmend.models.vlm import VLM
@@ -48,20 +49,20 @@ class KETraining:
 
     layers: LayerSpec = (-3, -2, -1)
     modules: tuple[str, ...] = ("mlp.up", "mlp.down")
-    hidden: int = 128
-    condition: int = 1024
+    hidden: Size = 128
+    condition: Size = 1024
     learns: tuple[str, ...] = (TEXT_GENERALITY, IMAGE_GENERALITY)
     keeps: tuple[str, ...] = (TEXT_LOCALITY, IMAGE_LOCALITY)
-    request_weight: float = 1.0
-    edit_weight: float = 1.0
-    keep_weight: float = 1.0
-    retargets: int = 0
-    steps: int = 2000
-    batch: int = 4
-    lr: float = 3e-4
-    cooldown: float = 0.0
-    held_out: float = 0.1
-    check_every: int = 200
+    request_weight: Amount = 1.0
+    edit_weight: Amount = 1.0
+    keep_weight: Amount = 1.0
+    retargets: Count = 0
+    steps: Size = 2000
+    batch: Size = 4
+    lr: Rate = 3e-4
+    cooldown: Share = 0.0
+    held_out: Share = 0.1
+    check_every: Size = 200
     seed: int = 0
 
     def lesson(self, vlm: VLM, learned: Sequence[EditCase], held: Sequence[EditCase]) -> ChangesLesson:

@@ -41,6 +41,7 @@ from vlmend.data.records import (
 from vlmend.editors.lessons import Graded, Unedited, check_of, cross_entropy, divergence, one_of, retargeted
 from vlmend.editors.liveedit import edited, shown
 from vlmend.editors.liveedit_network import LiveEditNetwork
+from vlmend.editors.settings import Amount, Count, Rate, Share, Size
 from vlmend.editors.training import Check
 from vlmend.editors.vead_placed import check_pictures_asked
 from vlmend.edits.decoder import padded
@@ -80,22 +81,22 @@ class LiveEditTraining:
     name: ClassVar[str] = "liveedit"
 
     layers: LayerSpec = 0.66
-    width: int = 1024
-    heads: int = 8
-    rank: int = 4
-    count: int = 4
+    width: Size = 1024
+    heads: Size = 8
+    rank: Size = 4
+    count: Size = 4
     learns: tuple[str, ...] = (TEXT_GENERALITY, IMAGE_GENERALITY)
     keeps: tuple[str, ...] = (IMAGE_LOCALITY, SAME_IMAGE_LOCALITY, SAME_QUESTION_LOCALITY)
     drawn: bool = False
-    edit_weight: float = 1.0
-    keep_weight: float = 1.0
-    retargets: int = 0
-    steps: int = 2000
-    batch: int = 8
-    lr: float = 1e-4
-    cooldown: float = 0.0
-    held_out: float = 0.1
-    check_every: int = 200
+    edit_weight: Amount = 1.0
+    keep_weight: Amount = 1.0
+    retargets: Count = 0
+    steps: Size = 2000
+    batch: Size = 8
+    lr: Rate = 1e-4
+    cooldown: Share = 0.0
+    held_out: Share = 0.1
+    check_every: Size = 200
     seed: int = 0
 
     def lesson(self, vlm: VLM, learned: Sequence[EditCase], held: Sequence[EditCase]) -> LiveEditLesson:

@@ -19,6 +19,7 @@ from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.choosing import layers_for_weights
 from vlmend.editors.fitting import answer_loss, descend
 from vlmend.editors.low_rank import factors_for, product
+from vlmend.editors.settings import Amount, Count, Number, Rate, Size
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import WeightOp
 from vlmend.models.parts import LayerSpec
@@ -47,11 +48,11 @@ class LoRA:
 
     layers: LayerSpec = "late"
     modules: tuple[str, ...] = ("attn.q", "attn.v", "mlp.down")
-    rank: int = 4
-    alpha: float = 8.0
-    steps: int = 30
-    lr: float = 5e-3
-    stop_loss: float = 0.02
+    rank: Size = 4
+    alpha: Number = 8.0
+    steps: Count = 30
+    lr: Rate = 5e-3
+    stop_loss: Amount = 0.02
     seed: int = 0
 
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:

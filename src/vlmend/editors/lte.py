@@ -22,6 +22,7 @@ import torch
 
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
+from vlmend.editors.settings import Number, Size
 from vlmend.editors.shelf import Shelved, Trained
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import WeightOp
@@ -48,8 +49,8 @@ class LTE(Shelved[tuple[WeightOp, str, str]]):
     name: ClassVar[str] = "lte"
 
     weights: str | None = None
-    top: int = 3
-    least: float | None = None
+    top: Size = 3
+    least: Number | None = None
 
     @torch.no_grad()
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:

@@ -41,6 +41,7 @@ from vlmend.data.records import (
 from vlmend.editors.lessons import Graded, Unedited, check_of, cross_entropy, divergence, one_of, retargeted
 from vlmend.editors.low_rank import factors_for, product
 from vlmend.editors.lte import descriptor
+from vlmend.editors.settings import Amount, Count, Number, Rate, Share, Size
 from vlmend.editors.training import Check
 from vlmend.errors import EditError
 from vlmend.models.above import Above
@@ -85,12 +86,12 @@ class LTETraining:
 
     layers: LayerSpec = "late"
     modules: tuple[str, ...] = ("attn", "mlp")
-    rank: int = 16
-    alpha: float = 16.0
+    rank: Size = 16
+    alpha: Number = 16.0
     told: str = "[Updated Information] {question} {answer}\n"
     lead: str = "[Query] "
-    alone: float = 0.5
-    beside: int = 2
+    alone: Share = 0.5
+    beside: Count = 2
     learns: tuple[str, ...] = (TEXT_GENERALITY, IMAGE_GENERALITY)
     keeps: tuple[str, ...] = (
         TEXT_LOCALITY,
@@ -99,15 +100,15 @@ class LTETraining:
         SAME_QUESTION_LOCALITY,
         NO_IMAGE_LOCALITY,
     )
-    retargets: int = 0
-    keep_weight: float = 1.0
-    plain_weight: float = 1.0
-    steps: int = 2000
-    batch: int = 8
-    lr: float = 1e-3
-    cooldown: float = 0.0
-    held_out: float = 0.1
-    check_every: int = 200
+    retargets: Count = 0
+    keep_weight: Amount = 1.0
+    plain_weight: Amount = 1.0
+    steps: Size = 2000
+    batch: Size = 8
+    lr: Rate = 1e-3
+    cooldown: Share = 0.0
+    held_out: Share = 0.1
+    check_every: Size = 200
     seed: int = 0
 
     def lesson(self, vlm: VLM, learned: Sequence[EditCase], held: Sequence[EditCase]) -> LTELesson:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vlmend.editors.closed_form import ClosedForm
+from vlmend.editors.settings import Rate
 from vlmend.errors import EditError
 
 __all__ = ["MEMIT"]
@@ -31,7 +32,7 @@ class MEMIT(ClosedForm):
 
     name: ClassVar[str] = "memit"
 
-    covariance: float = 10.0
+    covariance: Rate = 10.0
 
     def free(self, moments_II: Tensor, keys_NI: Tensor) -> Tensor:
         """(lambda C)^-1; keys of earlier edits have no part in it.

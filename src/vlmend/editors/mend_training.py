@@ -27,6 +27,7 @@ from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALIT
 from vlmend.editors.changes_lesson import ChangesLesson, cases_from
 from vlmend.editors.changing import Layers
 from vlmend.editors.mend_network import MENDNetwork, grouped
+from vlmend.editors.settings import Amount, Count, Number, Rate, Share, Size
 from vlmend.errors import EditError
 from vlmend.models.parts import LayerSpec
 from vlmend.models.vlm import VLM
@@ -58,22 +59,22 @@ class MENDTraining:
 
     layers: LayerSpec = (-3, -2, -1)
     modules: tuple[str, ...] = ("mlp.up", "mlp.down")
-    rank: int = 1920
+    rank: Size = 1920
     shared: bool = True
-    alpha: float = 1e-4
-    alpha_lr: float = 1e-4
+    alpha: Number = 1e-4
+    alpha_lr: Rate = 1e-4
     learns: tuple[str, ...] = (TEXT_GENERALITY, IMAGE_GENERALITY)
     keeps: tuple[str, ...] = (TEXT_LOCALITY, IMAGE_LOCALITY)
-    request_weight: float = 0.1
-    edit_weight: float = 0.1
-    keep_weight: float = 1.0
-    retargets: int = 0
-    steps: int = 2000
-    batch: int = 4
-    lr: float = 1e-4
-    cooldown: float = 0.0
-    held_out: float = 0.1
-    check_every: int = 200
+    request_weight: Amount = 0.1
+    edit_weight: Amount = 0.1
+    keep_weight: Amount = 1.0
+    retargets: Count = 0
+    steps: Size = 2000
+    batch: Size = 4
+    lr: Rate = 1e-4
+    cooldown: Share = 0.0
+    held_out: Share = 0.1
+    check_every: Size = 200
     seed: int = 0
 
     def lesson(self, vlm: VLM, learned: Sequence[EditCase], held: Sequence[EditCase]) -> ChangesLesson:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
+from vlmend.editors.settings import Number
 from vlmend.editors.shelf import Shelved, Trained
 from vlmend.edits.counterfactual import CounterfactualOp, Route
 from vlmend.edits.edit import Edit
@@ -63,7 +64,7 @@ class SERAC(Shelved[_Read]):
 
     weights: str | None = None
     route: Route = "hard"
-    bar: float | None = None
+    bar: Number | None = None
 
     @torch.no_grad()
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:

@@ -42,6 +42,7 @@ from vlmend.data.records import (
 from vlmend.editors.lessons import one_of, retargeted
 from vlmend.editors.recall_lesson import BARS, best_bar, recall_losses
 from vlmend.editors.serac_network import Network
+from vlmend.editors.settings import Amount, Count, Rate, Share, Size
 from vlmend.editors.training import Check
 from vlmend.edits.counterfactual import mixture
 from vlmend.edits.recall import Keys
@@ -83,11 +84,11 @@ class SERACTraining:
 
     name: ClassVar[str] = "serac"
 
-    width: int = 128
-    size: int = 96
-    heads: int = 4
-    scope_layers: int = 1
-    layers: int = 2
+    width: Size = 128
+    size: Size = 96
+    heads: Size = 4
+    scope_layers: Size = 1
+    layers: Size = 2
     learns: tuple[str, ...] = (TEXT_GENERALITY, IMAGE_GENERALITY, OOD_GENERALITY)
     keeps: tuple[str, ...] = (
         TEXT_LOCALITY,
@@ -96,17 +97,17 @@ class SERACTraining:
         SAME_QUESTION_LOCALITY,
         NO_IMAGE_LOCALITY,
     )
-    retargets: int = 2
-    invented: float = 0.25
-    keep_weight: float = 1.0
-    scope_weight: float = 1.0
-    other_weight: float = 0.33
-    steps: int = 2000
-    batch: int = 16
-    lr: float = 1e-3
-    cooldown: float = 0.4
-    held_out: float = 0.1
-    check_every: int = 200
+    retargets: Count = 2
+    invented: Share = 0.25
+    keep_weight: Amount = 1.0
+    scope_weight: Amount = 1.0
+    other_weight: Amount = 0.33
+    steps: Size = 2000
+    batch: Size = 16
+    lr: Rate = 1e-3
+    cooldown: Share = 0.4
+    held_out: Share = 0.1
+    check_every: Size = 200
     seed: int = 0
 
     def lesson(self, vlm: VLM, learned: Sequence[EditCase], held: Sequence[EditCase]) -> SERACLesson:

@@ -36,6 +36,7 @@ from torch import Tensor
 from vlmend.data.records import EditCase, Example
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.fitting import answer_loss, descend
+from vlmend.editors.settings import Amount, Count, Number, Rate, Size
 from vlmend.editors.unrelated import answered, random_prompts
 from vlmend.edits.edit import Edit
 from vlmend.edits.neurons import NeuronOp, made_by
@@ -70,13 +71,13 @@ class TPatcher:
     name: ClassVar[str] = "t-patcher"
 
     layers: LayerSpec = "last"
-    steps: int = 150
-    lr: float = 0.02
-    activation_weight: float = 1.0
-    memory_weight: float = 5.0
-    beta: float = -3.0
-    gamma: float = 3.0
-    hardest: int = 64
+    steps: Count = 150
+    lr: Rate = 0.02
+    activation_weight: Amount = 1.0
+    memory_weight: Amount = 5.0
+    beta: Number = -3.0
+    gamma: Number = 3.0
+    hardest: Size = 64
     memory: tuple[str, ...] = (
         "Describe the picture.",
         "What is this?",
@@ -87,8 +88,8 @@ class TPatcher:
         "What is the name of it?",
         "Who wrote this?",
     )
-    memory_tokens: int = 16
-    drawn: int = 48
+    memory_tokens: Size = 16
+    drawn: Count = 48
     seed: int = 0
 
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:

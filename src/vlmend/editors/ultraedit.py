@@ -32,6 +32,7 @@ from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.changing import Layers
 from vlmend.editors.gradients import Changes, Gradient, gradients_of, low_rank_op
+from vlmend.editors.settings import Rate
 from vlmend.edits.edit import Edit
 from vlmend.edits.left import Moments, MomentsOp
 from vlmend.errors import EditError
@@ -59,8 +60,8 @@ class UltraEdit:
 
     layers: LayerSpec = "late"
     modules: tuple[str, ...] = ("mlp.down",)
-    eta: float = 1e-3
-    ridge: float = 1.0
+    eta: Rate = 1e-3
+    ridge: Rate = 1.0
     lifelong: bool = False
 
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:

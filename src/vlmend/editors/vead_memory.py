@@ -23,6 +23,7 @@ from torch import Tensor
 from vlmend.data.records import EditCase
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.fitting import answer_loss, descend
+from vlmend.editors.settings import Amount, Count, Number, Rate
 from vlmend.editors.shelf import Shelved, Trained
 from vlmend.editors.vead_adapter import Live
 from vlmend.editors.vead_placed import Placed, adapters_of, check_pictures_asked, request_states
@@ -81,10 +82,10 @@ class VEADMemory(Shelved[_Read]):
     name: ClassVar[str] = "vead-memory"
 
     weights: str | None = None
-    bar: float | None = None
-    steps: int = 100
-    lr: float = 0.1
-    stop_loss: float = 0.02
+    bar: Number | None = None
+    steps: Count = 100
+    lr: Rate = 0.1
+    stop_loss: Amount = 0.02
 
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
         """One memory with an entry for each request; the model is left as it was.

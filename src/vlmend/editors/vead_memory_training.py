@@ -32,6 +32,7 @@ from vlmend.data.records import (
     EditCase,
 )
 from vlmend.editors.recall_lesson import BARS, best_bar, recall_losses
+from vlmend.editors.settings import Amount, Rate, Share, Size
 from vlmend.editors.shelf import trained_for
 from vlmend.editors.training import Check
 from vlmend.editors.vead_placed import adapters_of, check_pictures_asked
@@ -67,19 +68,19 @@ class VEADMemoryTraining:
     name: ClassVar[str] = "vead-memory"
 
     adapter: str | None = None
-    width: int = 192
-    size: int = 96
-    heads: int = 4
+    width: Size = 192
+    size: Size = 96
+    heads: Size = 4
     learns: tuple[str, ...] = (TEXT_GENERALITY, IMAGE_GENERALITY, OOD_GENERALITY)
     keeps: tuple[str, ...] = (SAME_IMAGE_LOCALITY, SAME_QUESTION_LOCALITY, IMAGE_LOCALITY)
-    other_weight: float = 0.33
-    blank: float = 0.1
-    steps: int = 2000
-    batch: int = 48
-    lr: float = 2e-3
-    cooldown: float = 0.4
-    held_out: float = 0.1
-    check_every: int = 200
+    other_weight: Amount = 0.33
+    blank: Share = 0.1
+    steps: Size = 2000
+    batch: Size = 48
+    lr: Rate = 2e-3
+    cooldown: Share = 0.4
+    held_out: Share = 0.1
+    check_every: Size = 200
     seed: int = 0
 
     def lesson(self, vlm: VLM, learned: Sequence[EditCase], held: Sequence[EditCase]) -> VEADMemoryLesson:

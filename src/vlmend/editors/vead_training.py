@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, TEXT_GENERALITY, EditCase
 from vlmend.editors.influence import influences
 from vlmend.editors.lessons import Graded, Unedited, check_of, cross_entropy, divergence, one_of, retargeted
+from vlmend.editors.settings import Amount, Count, Rate, Share, Size
 from vlmend.editors.training import Check
 from vlmend.editors.vead_adapter import Adapter, Live
 from vlmend.editors.vead_placed import Reads, check_pictures_asked, signal
@@ -80,27 +81,27 @@ class VEADTraining:
     name: ClassVar[str] = "vead"
 
     layers: LayerSpec = 0.58
-    width: int = 1024
-    heads: int = 8
-    gate_width: int = 1024
+    width: Size = 1024
+    heads: Size = 8
+    gate_width: Count = 1024
     learns: tuple[str, ...] = (TEXT_GENERALITY, IMAGE_GENERALITY)
     drawn: bool = False
     keeps: tuple[str, ...] = (IMAGE_LOCALITY,)
-    keep_weight: float = 1.0
+    keep_weight: Amount = 1.0
     reads: Reads = "all"
-    retargets: int = 0
-    mapper_weight: float = 0.1
+    retargets: Count = 0
+    mapper_weight: Amount = 0.1
     mapped: int | None = None
-    samples: int = 24
-    draws: int = 1
-    noise: float = 0.7
+    samples: Size = 24
+    draws: Size = 1
+    noise: Amount = 0.7
     influenced: LayerSpec | None = None
-    steps: int = 2000
-    batch: int = 4
-    lr: float = 1e-4
-    cooldown: float = 0.0
-    held_out: float = 0.1
-    check_every: int = 200
+    steps: Size = 2000
+    batch: Size = 4
+    lr: Rate = 1e-4
+    cooldown: Share = 0.0
+    held_out: Share = 0.1
+    check_every: Size = 200
     seed: int = 0
 
     def lesson(self, vlm: VLM, learned: Sequence[EditCase], held: Sequence[EditCase]) -> VEADLesson:

@@ -28,6 +28,7 @@ from vlmend.data.records import EditCase, Example
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.choosing import AUTO, layers_for_states
 from vlmend.editors.fitting import answer_loss, descend
+from vlmend.editors.settings import Amount, Count, Rate, Size
 from vlmend.edits.edit import Edit
 from vlmend.edits.ops import Op
 from vlmend.edits.routes import Key, RouteOp
@@ -67,13 +68,13 @@ class VisualDelta:
 
     layers: LayerSpec = 0.3
     regions: tuple[Region, ...] | Literal["auto"] | None = None
-    size: float = 0.5
-    steps: int = 40
-    lr: float = 0.1
-    stop_loss: float = 0.02
+    size: Amount = 0.5
+    steps: Count = 40
+    lr: Rate = 0.1
+    stop_loss: Amount = 0.02
     keep: tuple[str, ...] = ("Describe the picture.",)
-    keep_weight: float = 1.0
-    keep_tokens: int = 24
+    keep_weight: Amount = 1.0
+    keep_tokens: Size = 24
 
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:
         """Fit vectors to each picture's requests; the model is left as it was.

@@ -36,6 +36,7 @@ from vlmend.data.formats import read
 from vlmend.data.records import EditCase, Example
 from vlmend.editors.base import check_cases, edit_of
 from vlmend.editors.fitting import answer_loss
+from vlmend.editors.settings import Amount, Count, Size
 from vlmend.edits.edit import Edit
 from vlmend.edits.routes import Key, RouteOp
 from vlmend.edits.states import StateOp
@@ -73,10 +74,10 @@ class VisualExemplar:
     exemplars: str = ""
     layers: LayerSpec = 0.15
     shares: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
-    halvings: int = 5
-    stop_loss: float = 0.1
-    asked: int = 32
-    used: int = 3
+    halvings: Count = 5
+    stop_loss: Amount = 0.1
+    asked: Size = 32
+    used: Size = 3
     missing: Literal["refuse", "leave"] = "refuse"
 
     def fit(self, vlm: VLM, cases: Sequence[EditCase]) -> Edit:

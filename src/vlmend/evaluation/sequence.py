@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vlmend.data.records import EditCase, Example
 from vlmend.editors.base import Editor, check_cases
 from vlmend.edits.compact import compact
@@ -30,12 +28,14 @@ from vlmend.evaluation.protocols import DEFAULT, Protocol
 from vlmend.evaluation.stats import Estimate, wilson
 from vlmend.evaluation.text import matches
 from vlmend.models.active import Active
+from vlmend.models.prepared import Prepared
 from vlmend.models.vlm import VLM
 from vlmend.runs import Log
 
 __all__ = ["POINTS", "HeldOut", "Point", "sequence"]
 
 POINTS = (1, 10, 30, 100, 300, 1000)
+_ROWS = 16  # how many questions' logits are held at once
 _STACKED = 16  # edits of weights at most on top of each other, before they are added up
 
 
@@ -63,7 +63,8 @@ class Point:
         retained: kind of probe -> its metric (`Summary`, as plain values) over earlier cases, the last one included.
         cases: how many earlier cases were asked.
         held_out: name -> what became of questions that no edit is about (`HeldOut`, as plain values).
-        finite: whether every number of the edits is one.
+        finite: whether every number is one: of the edits, and of what the model then holds likely where the known
+            answers to the requests of the cases asked, and to held-out questions, stand.
         seconds_per_edit: wall seconds of making one, mean since the point before.
         seconds_per_query: wall seconds of one answer to a held-out question; ``None`` without any.
         bytes_per_edit: of tensors, mean over all edits made; what edits share counts once.
@@ -164,6 +165,7 @@ class _Walk:
         self._stacked = 0  # how many edits lie on top of each other
         self.edit: Edit | None = None
         self.made = self.failed = 0
+        self.refusal: EditError | None = None  # of the last edit that could not be made
         self.size = 0  # bytes of all that was made
         self.seconds: list[float] = []  # of the edits since they were last asked for
 
@@ -178,8 +180,9 @@ class _Walk:
         try:
             with measured(self.vlm.device) as cost:
                 new = self._editor.fit(self.vlm, [self._protocol.worded(case) for case in cases])
-        except EditError:
+        except EditError as error:
             self.failed += len(cases)
+            self.refusal = error
             return
         self.seconds += [cost.seconds / len(cases)] * len(cases)
         self.made += len(cases)
@@ -252,7 +255,8 @@ class _Watch:
         """Measure the edits made by now."""
         walk.settle()
         if walk.edit is None:
-            raise EditError(f"none of the first {len(cases)} edits could be made")
+            why = f"; of the last one: {walk.refusal}" if walk.refusal else ""
+            raise EditError(f"none of the first {len(cases)} edits could be made{why}") from walk.refusal
         earlier = random.Random(f"{self._seed}/{len(cases)}").sample(range(len(cases)), min(self._asked, len(cases)))
         some = [cases[index] for index in sorted(earlier)]
         proof = evaluate(self._vlm, walk.edit, some, protocol=self._protocol, max_new_tokens=self._limit, gains=False)
@@ -263,6 +267,8 @@ class _Watch:
                 for name, rows in self._prepared.items()
             }
             seconds, count = time.monotonic() - begun, sum(map(len, replies.values()))
+            asked = self._vlm.prepare([self._protocol.worded(case).request for case in some])
+            finite = all(self._says_numbers(rows) for rows in (asked, *self._prepared.values()))
         tensors = packed(walk.edit.ops)[1].values()
         point = Point(
             edits=len(cases),
@@ -270,7 +276,7 @@ class _Watch:
             retained=proof.metrics,
             cases=len(some),
             held_out={name: without_nan(asdict(self._compared(name, now))) for name, now in replies.items()},
-            finite=all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point()),
+            finite=finite and all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point()),
             seconds_per_edit=sum(walk.seconds) / max(1, len(walk.seconds)),
             seconds_per_query=seconds / count if count else None,
             bytes_per_edit=walk.size / max(1, walk.made),
@@ -278,6 +284,15 @@ class _Watch:
         walk.seconds.clear()
         walk.resumed()
         return point
+
+    def _says_numbers(self, prepared: Prepared) -> bool:
+        """Whether the likeliest token's logit is a number wherever an answer stands; what a model never says may be
+        at minus infinity."""
+        return all(
+            bool(row.logits_NV.amax(-1).isfinite().all())
+            for at in range(0, len(prepared), _ROWS)
+            for row in self._vlm.run(prepared.take(range(at, min(at + _ROWS, len(prepared))))).rows
+        )
 
     def _compared(self, name: str, now: Sequence[str]) -> HeldOut:
         before, examples = self._said[name], self._held_out[name]
