@@ -92,5 +92,5 @@ def test_a_life_of_edits_is_measured_as_one(llava: VLM, cases, tmp_path):
 
 def test_mistakes(llava: VLM, cases):
     for wrong in ({"eta": 0.0}, {"ridge": -1.0}):
-        with pytest.raises(EditError, match="above 0|greater than 0"):
+        with pytest.raises(EditError, match=r"above 0|greater than 0"):
             editor("ultraedit", **wrong).fit(llava, cases[:1])
