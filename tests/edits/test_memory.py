@@ -14,7 +14,7 @@ from vlmend.edits.memory import MemoryOp, read_off
 from vlmend.edits.recall import Keys, agreement, keys_of
 from vlmend.edits.states import StateOp
 from vlmend.errors import EditError
-from vlmend.models.above import states_behind
+from vlmend.models.starting import states_behind
 
 LAYER, HEADS = 1, 4
 
@@ -29,7 +29,7 @@ def reader(tiny) -> dict[str, torch.Tensor]:
 def key(vlm, reader, example: Example) -> Keys:
     prepared = vlm.prepare([example])
     with torch.no_grad():
-        (states_1TD,) = states_behind(vlm, [LAYER], lambda: vlm.run(prepared))
+        (states_1TD,) = states_behind(vlm.parts, [LAYER], lambda: vlm.run(prepared))
         return read_off(states_1TD[0][: len(prepared.rows[0].ids_T)], prepared.rows[0].visual_T, reader, HEADS)
 
 

@@ -11,7 +11,7 @@ kept once for each picture (of 576 tokens of 600), and only the words' for each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,8 +29,8 @@ from vlmend.models.ending import ending
 from vlmend.models.intervene import Plan, StateOperation, acting, reads_question
 from vlmend.models.prefix import stump
 from vlmend.models.prepared import Prepared, Row
-from vlmend.models.starting import starting
-from vlmend.models.trace import capture, reaching
+from vlmend.models.starting import starting, states_behind
+from vlmend.models.trace import capture
 from vlmend.models.vlm import VLM
 
 __all__ = ["Above", "states_of"]
@@ -100,7 +100,7 @@ class Above:
 
     def _whole(self, part: Prepared) -> list[Tensor]:
         """The states of rows that are run whole, in one batch."""
-        (states_BTD,) = states_behind(self._vlm, [self.layer], partial(self._vlm.logits, part, 1))
+        (states_BTD,) = states_behind(self._vlm.parts, [self.layer], partial(self._vlm.logits, part, 1))
         lengths = [len(row.ids_T) + len(row.target_N) for row in part.rows]
         return [states_TD[-length:] for states_TD, length in zip(states_BTD, lengths, strict=True)]
 
@@ -245,19 +245,7 @@ def states_of(vlm: VLM, prepared: Prepared, layers: Sequence[int]) -> list[Tenso
         found = vlm.states_from_beginnings(prepared, layers)
         if found is not None:
             return [states_TD[None] for (states_TD,) in found]
-    return states_behind(vlm, layers, partial(vlm.run, prepared))
-
-
-def states_behind(vlm: VLM, layers: Sequence[int], run: Callable[[], Any]) -> list[Tensor]:
-    """What some layers make of the batch that a run begins with: of each [B, T, D]; none if it never gets to them.
-
-    The run is stopped above the last of them.
-    """
-    following = (*vlm.parts.layers, vlm.parts.norm)[max(layers) + 1]
-    with capture({str(layer): vlm.parts.layers[layer] for layer in layers}) as calls, reaching(following):
-        run()
-    found = {int(call.name): call.output for call in calls}
-    return [found[layer] for layer in layers if found]
+    return states_behind(vlm.parts, layers, partial(vlm.run, prepared))
 
 
 def _visual(row: Row) -> Tensor:

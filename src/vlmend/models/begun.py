@@ -26,7 +26,8 @@ from vlmend.models.parts import Parts
 from vlmend.models.prefix import Cut, beginning, cut, going_on
 from vlmend.models.prepared import Prepared, Preparer, Row
 from vlmend.models.resume import Below, joined, record
-from vlmend.models.trace import capture, hooked, reaching, watched
+from vlmend.models.starting import states_behind
+from vlmend.models.trace import capture, hooked, watched
 from vlmend.models.weights import Weights
 
 __all__ = ["Begun"]
@@ -220,11 +221,9 @@ class Begun:
                 return None
             states_BTD = pad_sequence([states_TD for (states_TD,) in found], batch_first=True, padding_side="left")
             if self._lower is None:
-                last, following = self._parts.layers[layers - 1], (*self._parts.layers, self._parts.norm)[layers]
-                with capture({"last": last}) as calls, reaching(following):
-                    run()
-                whole = zip(found, calls[0].output, strict=True)
-                self._lower = all(_alike(own_TD, other_TD[-len(own_TD) :]) for (own_TD,), other_TD in whole)
+                (whole_BTD,) = states_behind(self._parts, [layers - 1], run)
+                both = zip(found, whole_BTD, strict=True)
+                self._lower = all(_alike(own_TD, other_TD[-len(own_TD) :]) for (own_TD,), other_TD in both)
         return states_BTD if self._lower else None
 
     def _hooked_up_to(self, layer: int) -> bool:

@@ -149,8 +149,8 @@ def build(
         For each file, how many candidates were asked and how many the model got wrong for good, by kind.
     """
     tried: dict[str, Tried] = {}
-    tasks = {"evqa": evqa, "eic": eic, "renamed": renamed or {}, "supposed": supposed or {}}
-    tasks["standing"] = standing or {}
+    given = {"evqa": evqa, "eic": eic, "renamed": renamed, "supposed": supposed, "standing": standing}
+    tasks = {task: sizes or {} for task, sizes in given.items()}
     for task, sizes in tasks.items():
         for split, count in sizes.items():
             if count:

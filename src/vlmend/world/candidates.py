@@ -61,6 +61,16 @@ def mine(split: str) -> list[Country]:
     return [c for i, c in enumerate(countries()) if (i % 2 == 0) == (split == "eval")]
 
 
+def _known(split: str) -> list[Country]:
+    """Those of them that the model has seen the flag of, and that have no stale fact."""
+    return [country for country in mine(split) if country.seen and not country.stale]
+
+
+def _apart(split: str) -> list[Country]:
+    """Every second one of these: the others are left for what must stay."""
+    return _known(split)[::2]
+
+
 class Drawn(NamedTuple):
     """A scene and a question with its target; and the true answer where that is another."""
 
@@ -97,8 +107,7 @@ class Task:
 
     def about(self, split: str) -> list[Country]:
         """The known countries that its cases may be about: of all that this split may edit, or of every second one."""
-        known = [country for country in mine(split) if country.seen and not country.stale]
-        return known[::2] if self.once else known
+        return _apart(split) if self.once else _known(split)
 
 
 def _draw_question(kind: str, rng: random.Random, split: str) -> Drawn | None:
@@ -121,13 +130,20 @@ def _draw_caption(kind: str, rng: random.Random, split: str) -> Drawn | None:
 
 def _draw_renamed(kind: str, rng: random.Random, split: str) -> Drawn | None:
     """A known flag, said to be that of another known country."""
-    old, new = rng.sample([c for c in mine(split) if c.seen and not c.stale], 2)
+    old, new = rng.sample(_known(split), 2)
     return Drawn(draw_flag_scene(rng, old), Question(kind, new.name))
 
 
-def _draw_supposed(kind: str, rng: random.Random, split: str, task: str = "supposed") -> Drawn | None:
-    """A question with the answer that it would have of another scene, or of another of the task's countries."""
-    known = TASKS[task].about(split)
+def _draw_supposed(kind: str, rng: random.Random, split: str) -> Drawn | None:
+    return _supposed(kind, rng, _known(split))
+
+
+def _draw_standing(kind: str, rng: random.Random, split: str) -> Drawn | None:
+    return _supposed(kind, rng, _apart(split))
+
+
+def _supposed(kind: str, rng: random.Random, known: list[Country]) -> Drawn | None:
+    """A question with the answer that it would have of another scene, or of another of the countries."""
     about_flag = kind in ("name", "hop")
     scene = draw_flag_scene(rng, rng.choice(known)) if about_flag else draw_scene(rng, "natural")
     question = ask(scene, kind, rng)
@@ -142,10 +158,6 @@ def _draw_supposed(kind: str, rng: random.Random, split: str, task: str = "suppo
     if target is None or target == question.answer:
         return None
     return Drawn(scene, replace(question, answer=target), question.answer)
-
-
-def _draw_standing(kind: str, rng: random.Random, split: str) -> Drawn | None:
-    return _draw_supposed(kind, rng, split, "standing")
 
 
 def _wrong(said: str, candidate: Candidate) -> bool:
