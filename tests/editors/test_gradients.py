@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from vlmend import Edit, Example
 from vlmend.editors.fitting import answer_loss
 from vlmend.editors.gradients import Gradient, gradients_of, in_force, low_rank_op
 from vlmend.errors import EditError
+from vlmend.models import batching
+from vlmend.models.begun import Begun
 
 
 def of_one(vlm, prepared, linears):
@@ -106,6 +109,32 @@ def test_rows_run_together_have_each_its_own(vlm, cases, layers):
         assert alone.keys() == together[index].keys()
         for name, one in alone.items():
             close(together[index][name].deltas_TO.T @ together[index][name].inputs_TI, one.deltas_TO.T @ one.inputs_TI)
+
+
+def test_rows_of_one_picture_share_what_is_run_of_it(vlm, cases, monkeypatch):
+    """Up to the layer whose gradients are wanted, within a comparison and without; each row has its own."""
+    monkeypatch.setattr(batching, "_PADDING", 8)
+    linears = vlm.weights.linears(vlm.parts.modules([2], ("mlp.down",)))
+    told = ("who is it ?", "what colour is it ?", "is it red ?")
+    asked = [replace(cases[0].request, question=question) for question in told]
+    alone = [of_one(vlm, vlm.prepare([one]), linears) for one in asked]
+    shared: list[bool] = []
+    lower = Begun.lower
+
+    def seen(begun, part, *args, **named):
+        found = lower(begun, part, *args, **named)
+        shared.extend([found is not None] * (len(part.rows) > 1))
+        return found
+
+    monkeypatch.setattr(Begun, "lower", seen)
+    for context in (nullcontext(), vlm.sharing()):
+        with context:
+            together = dict(gradients_of(vlm, vlm.prepare(asked), linears, list(told)))
+        for index, wanted in enumerate(alone):
+            for name, one in wanted.items():
+                mine = together[index][name]
+                close(mine.deltas_TO.T @ mine.inputs_TI, one.deltas_TO.T @ one.inputs_TI)
+    assert shared == [True, True]
 
 
 def test_rows_are_run_together(llava, cases):

@@ -196,34 +196,43 @@ class Begun:
         batch = self._preparer.batch(part.rows, with_targets=True, left=False)
         return cut(self._parts, part.rows, partial(self._feeder.logits, batch, part, 1))
 
-    def states(self, part: Prepared, layers: Sequence[int], *, keep: Collection[int] = ()) -> list[list[Tensor]] | None:
+    def states(
+        self, part: Prepared, layers: Sequence[int], *, keep: Collection[int] = (), lasting: bool = True
+    ) -> list[list[Tensor]] | None:
         """The states behind each layer, [T, D], of rows with their answers that have equally many tokens up to the
         last of their picture; what several begin with is run once, or not at all where it is known. ``None`` where this
-        model cannot be run so. Further layers to ``keep`` are those that later runs may begin above."""
+        model cannot be run so. Further layers to ``keep`` are those that later runs may begin above, if it is
+        ``lasting`` and they know of it."""
         call = self.cut(part) if beginning(part.rows[0]) and not self._hooked_up_to(max(layers)) else None
-        return None if call is None else Known(self._parts, part.begun, self._state()).states(call, layers, keep=keep)
+        if call is None:
+            return None
+        return Known(self._parts, part.begun, self._state() if lasting else None).states(call, layers, keep=keep)
 
-    def lower(self, part: Prepared, layers: int, run: Callable[[], Any]) -> Tensor | None:
+    def lower(self, part: Prepared, layers: int, run: Callable[[], Any], *, lasting: bool) -> Tensor | None:
         """What the lowest layers make of rows with their answers, [B, T, D], padded on the left; ``None`` where this
-        model cannot be run so. What is run of their beginnings later runs know.
+        model cannot be run so, or it is not worth it.
 
         Args:
             part: rows.
             layers: how many; nothing acts on them.
             run: runs the rows whole, to compare with the first time.
+            lasting: whether later runs begin as these do, and are to know what is run of that.
         """
         counts = {beginning(row) for row in part.rows}
-        if not self.holds or self._lower is False or not layers or len(counts) > 1:
+        if self.holds is False or self._lower is False or not layers or len(counts) > 1:
+            return None
+        if not (lasting and self.holds) and not worth_sharing(dict(enumerate(part.rows))):
             return None
         with torch.no_grad():
-            found = self.states(part, [layers - 1], keep=range(layers - 1))
+            found = self.states(part, [layers - 1], keep=range(layers - 1) if lasting else (), lasting=lasting)
             if found is None:
                 return None
-            states_BTD = pad_sequence([states_TD for (states_TD,) in found], batch_first=True, padding_side="left")
+            (each,) = found
+            states_BTD = pad_sequence(each, batch_first=True, padding_side="left")
             if self._lower is None:
                 (whole_BTD,) = states_behind(self._parts, [layers - 1], run)
-                both = zip(found, whole_BTD, strict=True)
-                self._lower = all(_alike(own_TD, other_TD[-len(own_TD) :]) for (own_TD,), other_TD in both)
+                both = zip(each, whole_BTD, strict=True)
+                self._lower = all(_alike(own_TD, other_TD[-len(own_TD) :]) for own_TD, other_TD in both)
         return states_BTD if self._lower else None
 
     def _hooked_up_to(self, layer: int) -> bool:

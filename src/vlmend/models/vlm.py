@@ -155,8 +155,8 @@ class VLM:
             grad: keep the graph, so that gradients reach whatever requires them.
             first: the first stage (`first_stage`) that this run and others of the same rows may differ in. What comes
                 before is run once and kept with ``prepared``; a change of weights there is noticed, of hooks it is not.
-            share_first: within `sharing`, run that from what rows begin with, which later runs need not run again; the
-                same but for rounding.
+            share_first: run that from what rows begin with, where several begin alike, or, within `sharing`, where
+                later runs need not run it again; the same but for rounding.
             keep: further stages that later runs will begin at.
             keep_beginnings: keep what rows begin with, up to their picture, with ``prepared``: later runs with the
                 same edits go on from there.
@@ -224,7 +224,7 @@ class VLM:
         with acting(self.parts, prepared.rows, plans, with_targets=True):
             # What acts on states is run each time.
             stages = min(first, lowest), {min(stage, lowest) for stage in later}
-            logits_BKV = self._logits(prepared, count, *stages, share=share and self._shared is not None)
+            logits_BKV = self._logits(prepared, count, *stages, share=share)
         ends = [(count - 1 - len(row.target_N), count - 1) for row in prepared.rows]
         return [
             row_output(row, logits_KV[start:end])
@@ -249,7 +249,7 @@ class VLM:
         if not states:
             return run()
         layers = min(states) // 2
-        lower = self._begun.lower(prepared, layers, run) if share else None
+        lower = self._begun.lower(prepared, layers, run, lasting=self._shared is not None) if share else None
         with nullcontext() if lower is None else starting(self.parts, layers, lower):
             logits_BKV, found = record(self.parts, states, prepared.rows, count, run)
         prepared.below.update({(stage, rows): one for stage, one in found.items()})
