@@ -21,7 +21,7 @@ from vlmend.editors.fitting import answer_loss
 from vlmend.editors.low_rank import product
 from vlmend.edits.ops import WeightOp
 from vlmend.errors import EditError
-from vlmend.models.batching import of_like_length
+from vlmend.models.batching import of_like_length, worth_sharing
 from vlmend.models.prepared import Prepared
 from vlmend.models.trace import added
 from vlmend.models.vlm import VLM
@@ -73,11 +73,12 @@ def gradients_of(
     decoder = {module for layer in vlm.parts.layers for module in layer.modules()}
     most = vlm.batch_rows if all(linear in decoder for linear in linears.values()) else 1
     together = True  # not in OPT, whose rows enter its feed-forward part end to end
+    share = vlm.shares or bool(worth_sharing(dict(enumerate(prepared.rows))))
     for some in of_like_length(dict(enumerate(prepared.rows)), most):
-        found = _together(vlm, prepared.take(some), linears) if together else None
+        found = _together(vlm, prepared.take(some), linears, share) if together else None
         if found is None:
             together = False
-            found = [one for index in some for one in _together(vlm, prepared.take([index]), linears) or ()]
+            found = [one for index in some for one in _together(vlm, prepared.take([index]), linears, share) or ()]
         for index, one in zip(some, found, strict=True):
             if not one:
                 raise EditError(f"none of the layers to be edited has a part in the answer of case '{cases[index]}'")
@@ -86,8 +87,11 @@ def gradients_of(
             yield index, one
 
 
-def _together(vlm: VLM, part: Prepared, linears: Mapping[str, nn.Linear]) -> list[dict[str, Gradient]] | None:
-    """The gradients of rows in one batch; ``None`` if a layer's calls cannot be told apart by row."""
+def _together(
+    vlm: VLM, part: Prepared, linears: Mapping[str, nn.Linear], share: bool
+) -> list[dict[str, Gradient]] | None:
+    """The gradients of rows in one batch; ``None`` if a layer's calls cannot be told apart by row. Whether to
+    ``share`` what is run below the layers of what rows begin with."""
     met: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in linears}
 
     def probe(name: str, linear: nn.Linear) -> Callable[[Tensor], Tensor]:
@@ -100,7 +104,7 @@ def _together(vlm: VLM, part: Prepared, linears: Mapping[str, nn.Linear]) -> lis
 
     count = len(part)
     with torch.enable_grad(), added({linear: probe(name, linear) for name, linear in linears.items()}):
-        loss = answer_loss(vlm.run(part, grad=True, first=vlm.weights.stage(linears), share_first=True)) * count
+        loss = answer_loss(vlm.run(part, grad=True, first=vlm.weights.stage(linears), share_first=share)) * count
     calls = [(name, *call) for name, some in met.items() for call in some]
     # A model may be run besides, to see whether it can be run in parts: such calls have no part in the loss.
     some = [nothing for *_, nothing in calls]

@@ -196,35 +196,30 @@ class Begun:
         batch = self._preparer.batch(part.rows, with_targets=True, left=False)
         return cut(self._parts, part.rows, partial(self._feeder.logits, batch, part, 1))
 
-    def states(
-        self, part: Prepared, layers: Sequence[int], *, keep: Collection[int] = (), lasting: bool = True
-    ) -> list[list[Tensor]] | None:
+    def states(self, part: Prepared, layers: Sequence[int], *, keep: Collection[int] = ()) -> list[list[Tensor]] | None:
         """The states behind each layer, [T, D], of rows with their answers that have equally many tokens up to the
         last of their picture; what several begin with is run once, or not at all where it is known. ``None`` where this
-        model cannot be run so. Further layers to ``keep`` are those that later runs may begin above, if it is
-        ``lasting`` and they know of it."""
+        model cannot be run so. Further layers to ``keep`` are those that later runs may begin above."""
         call = self.cut(part) if beginning(part.rows[0]) and not self._hooked_up_to(max(layers)) else None
-        if call is None:
-            return None
-        return Known(self._parts, part.begun, self._state() if lasting else None).states(call, layers, keep=keep)
+        return None if call is None else Known(self._parts, part.begun, self._state()).states(call, layers, keep=keep)
 
-    def lower(self, part: Prepared, layers: int, run: Callable[[], Any], *, lasting: bool) -> Tensor | None:
+    def lower(
+        self, part: Prepared, layers: int, run: Callable[[], Any], *, keep: Collection[int] = ()
+    ) -> Tensor | None:
         """What the lowest layers make of rows with their answers, [B, T, D], padded on the left; ``None`` where this
-        model cannot be run so, or it is not worth it.
+        model cannot be run so. What is run of their beginnings later runs know.
 
         Args:
             part: rows.
             layers: how many; nothing acts on them.
             run: runs the rows whole, to compare with the first time.
-            lasting: whether later runs begin as these do, and are to know what is run of that.
+            keep: lower layers that later runs may begin above.
         """
         counts = {beginning(row) for row in part.rows}
         if self.holds is False or self._lower is False or not layers or len(counts) > 1:
             return None
-        if not (lasting and self.holds) and not worth_sharing(dict(enumerate(part.rows))):
-            return None
         with torch.no_grad():
-            found = self.states(part, [layers - 1], keep=range(layers - 1) if lasting else (), lasting=lasting)
+            found = self.states(part, [layers - 1], keep=keep)
             if found is None:
                 return None
             (each,) = found

@@ -116,6 +116,11 @@ class VLM:
         finally:
             self._shared = before
 
+    @property
+    def shares(self) -> bool:
+        """Whether this is within `sharing`."""
+        return self._shared is not None
+
     def encode(self, prepared: Prepared) -> None:
         """Encode all pictures now and together; else it is done as they are needed."""
         with torch.no_grad():
@@ -155,8 +160,8 @@ class VLM:
             grad: keep the graph, so that gradients reach whatever requires them.
             first: the first stage (`first_stage`) that this run and others of the same rows may differ in. What comes
                 before is run once and kept with ``prepared``; a change of weights there is noticed, of hooks it is not.
-            share_first: run that from what rows begin with, where several begin alike, or, within `sharing`, where
-                later runs need not run it again; the same but for rounding.
+            share_first: run that from what rows begin with, which is kept with ``prepared`` too; the same but for
+                rounding.
             keep: further stages that later runs will begin at.
             keep_beginnings: keep what rows begin with, up to their picture, with ``prepared``: later runs with the
                 same edits go on from there.
@@ -249,7 +254,7 @@ class VLM:
         if not states:
             return run()
         layers = min(states) // 2
-        lower = self._begun.lower(prepared, layers, run, lasting=self._shared is not None) if share else None
+        lower = self._begun.lower(prepared, layers, run, keep=range(layers if self.shares else 0)) if share else None
         with nullcontext() if lower is None else starting(self.parts, layers, lower):
             logits_BKV, found = record(self.parts, states, prepared.rows, count, run)
         prepared.below.update({(stage, rows): one for stage, one in found.items()})
