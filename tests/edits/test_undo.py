@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import vlmend
 from conftest import FAMILIES, assert_untouched, hooks_of, weights_of
 from vlmend import VLM, Edit, Example, WeightOp
 from vlmend.edits.routes import AnswerOp, Key, RouteOp
@@ -64,6 +65,33 @@ def test_any_order_ends_bit_exact(vlm: VLM):
     assert not vlm.weights._pristine
     del vlm.__dict__["fingerprint"]
     assert vlm.fingerprint == fingerprint
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_edits_added_one_by_one_are_rounded_once(tiny_folder, dtype: torch.dtype):
+    """What is added is folded onto the others as they were before rounding: as all of it anew."""
+    vlm = vlmend.load(str(tiny_folder("llava")), dtype=dtype)
+    before = weights_of(vlm)
+    names = [name for name, tensor in vlm.weights.base() if tensor.dim() == 2][-3:]
+    maker = torch.Generator().manual_seed(0)
+
+    def small(shared: str | None = None) -> Edit:
+        shapes = {name: tensor.shape for name, tensor in vlm.weights.base() if name in names}
+        factors = {
+            name: (1e-2 * torch.randn(shape[0], 1, generator=maker), 1e-1 * torch.randn(1, shape[1], generator=maker))
+            for name, shape in shapes.items()
+        }
+        return Edit(vlm.fingerprint, (WeightOp.low_rank(factors, shared=shared),))
+
+    edits = [small(), small("one"), small(), small("one"), *(small() for _ in range(12))]
+    with vlm.weights.folded([op for edit in edits for op in edit.ops]):
+        wanted = weights_of(vlm)
+    handles = [vlm.apply(edit) for edit in edits]
+    assert all(torch.equal(wanted[name], tensor) for name, tensor in weights_of(vlm).items())
+    while handles:
+        handles.pop(0).undo()
+    assert_untouched(vlm, before)
+    assert not vlm.weights._wide
 
 
 def test_state_depends_on_what_is_in_force_alone(llava: VLM):

@@ -81,6 +81,28 @@ def test_a_question_is_processed_once_for_all_its_answers(vlm, picture, monkeypa
         assert (one.answer_length, one.picture, row.asked) == (row.answer_length, row.picture, example)
 
 
+@pytest.mark.parametrize("files", [False, True])
+def test_a_picture_is_processed_once_for_all_its_questions(vlm, picture, monkeypatch, tmp_path, files):
+    """Whatever the processor: rows and what the encoder is given are those of each question by itself."""
+    pictures = [picture(1), picture(2)]
+    if files:
+        for index, one in enumerate(pictures):
+            one.save(tmp_path / f"{index}.png")
+        pictures = [tmp_path / "0.png", tmp_path / "1.png"]
+    asked = [Example(f"what is {word} ?", one, "red") for word in ("it", "this here") for one in pictures]
+    alone = [vlm.prepare([one]) for one in asked]
+    made = type(vlm.processor.image_processor)
+    process, calls = made.__call__, []
+    monkeypatch.setattr(made, "__call__", lambda self, *given, **set: calls.append(1) or process(self, *given, **set))
+    prepared = vlm.prepare(asked)
+    assert len(calls) == 2
+    for one, row in zip(alone, prepared.rows, strict=True):
+        assert torch.equal(one.rows[0].ids_T, row.ids_T) and one.rows[0].picture == row.picture
+        assert one.rows[0].extras.keys() == row.extras.keys()
+        mine, own = prepared.pictures[row.picture], one.pictures[row.picture]
+        assert mine.keys() == own.keys() and all(torch.equal(mine[name], own[name]) for name in own)
+
+
 def test_nothing_to_run(llava):
     prepared = llava.prepare([])
     assert llava.run(prepared).rows == ()

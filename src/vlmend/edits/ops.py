@@ -68,7 +68,7 @@ def alike(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
 
 def kept(tensor: Tensor) -> Tensor:
     """A copy as operations hold it, that later changes of the original do not reach."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 Form = Literal["delta", "low_rank", "value"]

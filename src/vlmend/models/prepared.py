@@ -14,8 +14,9 @@ from torch import Tensor
 
 from vlmend.errors import PartsError, PromptError
 from vlmend.models.parts import NO_VISUAL_TOKENS
-from vlmend.models.pictures import Pictures, content_hash, listed, open_picture
+from vlmend.models.pictures import Pictures, listed
 from vlmend.models.prompts import Prompter
+from vlmend.models.seen import Seen, remembering
 
 __all__ = ["Asked", "Batch", "Features", "Prepared", "Preparer", "Row", "Shared", "Told"]
 
@@ -170,7 +171,7 @@ class Preparer:
     def __init__(
         self, processor: Any, prompter: Prompter, image_token: int, ends: Sequence[int], in_stream: bool = True
     ) -> None:
-        self._processor = processor
+        self._processor = remembering(processor)
         self._tokenizer = processor.tokenizer
         self.traits = prompter.traits
         self._prompter = prompter
@@ -181,14 +182,15 @@ class Preparer:
         self._alone = lru_cache(_KNOWN)(lambda prompt: self.fields(prompt, [])["input_ids"][0])
 
     def prepare(self, examples: Sequence[Asked]) -> Prepared:
-        """Tokenise examples; a question of a picture that several ask, with other answers, is processed once.
+        """Tokenise examples; a question that several ask of a picture, with other answers, is processed once, and a
+        picture is for all questions.
 
         Raises:
             PromptError: an empty question, or a picture that cannot be read or has no place in the prompt.
         """
         rows: list[Row] = []
         pictures: dict[str, dict[str, Tensor]] = {}
-        known: dict[Any, tuple[Row, dict[str, Tensor]]] = {}
+        known = Known()
         for example in examples:
             row, inputs = self.row_of(example, known)
             rows.append(row)
@@ -196,21 +198,22 @@ class Preparer:
                 pictures.setdefault(row.picture, inputs)
         return Prepared(tuple(rows), pictures)
 
-    def row_of(self, example: Asked, known: dict[Any, tuple[Row, dict[str, Tensor]]]) -> tuple[Row, dict[str, Tensor]]:
+    def row_of(self, example: Asked, known: Known) -> tuple[Row, dict[str, Tensor]]:
         """As `row`; of a question of pictures that is known only the answer is new. What is not known is added."""
         key = (example.question, *map(_identity, listed(example.image)))
-        if key not in known:
-            known[key] = self.row(example)
-            return known[key]
-        row, inputs = known[key]
+        if key not in known.questions:
+            known.questions[key] = self.row(example, known.pictures)
+            return known.questions[key]
+        row, inputs = known.questions[key]
         target, length = self._target(row.prompt, example.question, len(row.pictures), example.answer)
         return replace(row, target_N=target, answer_length=length, asked=example), inputs
 
-    def row(self, example: Asked) -> tuple[Row, dict[str, Tensor]]:
-        """One example, and the processor's tensors of its pictures."""
+    def row(self, example: Asked, seen: Seen | None = None) -> tuple[Row, dict[str, Tensor]]:
+        """One example, and the processor's tensors of its pictures; of those that were ``seen`` nothing is new."""
         if not example.question:
             raise PromptError("an example has an empty question")
-        pictures = [open_picture(image) for image in listed(example.image)]
+        opened = list(map((seen or Seen()).opened, listed(example.image)))
+        pictures = [one.image for one in opened]
         prompt = self._prompter.prompt(example.question, len(pictures))
         fields = self.fields(prompt, pictures)
         ids = fields.pop("input_ids")
@@ -223,7 +226,7 @@ class Preparer:
         if visual.any() != bool(pictures):
             raise PromptError(f"the prompt has {int(visual.sum())} visual tokens: {prompt!r}")
         target, length = self._target(prompt, example.question, len(pictures), example.answer)
-        hashes = tuple(content_hash(picture) for picture in pictures)
+        hashes = tuple(one.content for one in opened)
         key = _key(hashes, [value for name, value in inputs.items() if name.startswith(traits.second or ("\0",))])
         sizes = tuple(picture.size for picture in pictures)
         if not self._in_stream:
@@ -351,11 +354,19 @@ class Preparer:
 
 
 @dataclass(frozen=True, eq=False)
+class Known:
+    """What one preparation has come upon: questions of pictures with their rows, and pictures."""
+
+    questions: dict[Any, tuple[Row, dict[str, Tensor]]] = field(default_factory=dict[Any, Any])
+    pictures: Seen = field(default_factory=lambda: Seen())
+
+
+@dataclass(frozen=True, eq=False)
 class Shared:
     """What several preparations of the same examples have in common; see `VLM.sharing`."""
 
     rows: dict[Any, tuple[Asked, Row, dict[str, Tensor]]] = field(default_factory=dict[Any, Any])
-    questions: dict[Any, tuple[Row, dict[str, Tensor]]] = field(default_factory=dict[Any, Any])
+    known: Known = field(default_factory=lambda: Known())
     features: Features = field(default_factory=lambda: Features())
     below: dict[Any, Any] = field(default_factory=dict[Any, Any])
     begun: dict[Any, dict[Any, Any]] = field(default_factory=dict[Any, dict[Any, Any]])
@@ -367,7 +378,7 @@ class Shared:
         for example in examples:
             key = (example.question, example.answer, *map(_identity, listed(example.image)))
             if key not in self.rows:  # the example keeps its picture's identity alive
-                self.rows[key] = (example, *preparer.row_of(example, self.questions))
+                self.rows[key] = (example, *preparer.row_of(example, self.known))
             found.append(self.rows[key])
         pictures = {row.picture: inputs for _, row, inputs in found if row.picture is not None}
         rows = tuple(row for _, row, _ in found)

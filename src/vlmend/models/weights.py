@@ -70,6 +70,7 @@ class Weights:
         self._pristine: dict[int, Tensor] = {}
         self._restored: dict[int, tuple[int, int]] = {}  # version after it was restored -> the state it is again
         self._before: dict[int, int] = {}  # states of edited parameters before the first edit
+        self._wide: dict[int, Tensor] = {}  # values of parameters that edits lie on each other in, before rounding
         self._active: list[Folded] = []
         self._earlier: dict[int, list[nn.Parameter]] = {}  # those used before a stage
 
@@ -129,13 +130,18 @@ class Weights:
             self._refold(handle)
 
     def _refold(self, changed: Folded) -> None:
-        """Fold anew the tensors that ``changed`` touches; computes all values before it writes the first."""
+        """Fold the tensors that ``changed`` touches; computes all values before it writes the first.
+
+        What was added last is folded onto what all others have made, which gives the same numbers as all anew.
+        """
+        added = bool(self._active) and self._active[-1] is changed
         touched = {name for operation in changed.operations for name in operation.names}
         parameters = {id(self._parameters[name]): self._parameters[name] for name in touched}
         with torch.no_grad():
-            values = {key: self._folded(key, parameter) for key, parameter in parameters.items()}
+            values = {key: self._folded(key, parameter, added) for key, parameter in parameters.items()}
             for key, parameter in parameters.items():
                 value = values[key]
+                self._wide.pop(key, None)
                 if value is None:
                     if key in self._pristine:
                         self._restore(parameter, self._pristine.pop(key), self._before.pop(key))
@@ -143,14 +149,18 @@ class Weights:
                 if key not in self._pristine:
                     self._pristine[key] = parameter.detach().clone()
                     self._before[key] = self._state(parameter)
+                elif added and value.dtype != parameter.dtype:
+                    self._wide[key] = value
                 parameter.copy_(value)
 
-    def _folded(self, key: int, parameter: nn.Parameter) -> Tensor | None:
-        """The base value of one parameter with all active operations; ``None`` where none touches it."""
+    def _folded(self, key: int, parameter: nn.Parameter, added: bool) -> Tensor | None:
+        """The base value of one parameter with all active operations; ``None`` where none touches it. Whether the last
+        of them was ``added`` to what the others have made."""
         names = [name for name, known in self._parameters.items() if known is parameter]
-        done: set[str] = set()
-        value: Tensor | None = None
-        for handle in self._active:
+        value = self._made(key, parameter) if added else None
+        earlier = self._active[:-1] if value is not None else []
+        done = {shared for one in earlier for op in one.operations if (shared := shared_change(op)) is not None}
+        for handle in self._active[len(earlier) :]:
             for operation in _each_once(handle.operations, done):
                 for name in (name for name in operation.names if name in names):
                     before = _widened(self._pristine.get(key, parameter.detach())) if value is None else value
@@ -159,6 +169,12 @@ class Weights:
                         shapes = f"{tuple(value.shape)}, not {tuple(parameter.shape)}"
                         raise EditError(f"the edit's value of '{name}' has shape {shapes}")
         return value
+
+    def _made(self, key: int, parameter: nn.Parameter) -> Tensor | None:
+        """An edited parameter's value before it was rounded, where that is known."""
+        if key in self._pristine and _widened(parameter) is parameter:
+            return parameter.detach()
+        return self._wide.get(key)
 
     def linears(self, modules: Mapping[str, nn.Module]) -> dict[str, nn.Linear]:
         """On-disk name of its weight -> linear layer, for all within the modules (given by their paths in memory).
