@@ -17,6 +17,7 @@ SHOWN = {
     "M-Loc": "pictures they are not about",
     "other questions unchanged": "other questions",
     "captions unchanged": "captions",
+    "facts unchanged": "facts in text",
 }
 """Column of the table -> what its curve is called."""
 
