@@ -9,7 +9,7 @@ import pytest
 from vlmend.data.records import IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY
 from vlmend.evaluation.kinds import RELIABILITY
 from vlmend.evaluation.proof import Proof
-from vlmend.evaluation.published import METRICS, PUBLISHED
+from vlmend.evaluation.published import REPORTS, Report, reported
 from vlmend.evaluation.record import ProbeRecord
 from vlmend.report.method_table import method_table, remarks
 from vlmend.world.methods import METHODS
@@ -45,38 +45,55 @@ ONE = proof("ft-last", **{RELIABILITY: 9, TEXT_GENERALITY: 5, TEXT_LOCALITY: 10,
 OTHER = proof("mend", **{RELIABILITY: 6, TEXT_GENERALITY: 5, TEXT_LOCALITY: 10, IMAGE_LOCALITY: 10})
 
 
+METRICS = (RELIABILITY, TEXT_GENERALITY, TEXT_LOCALITY, IMAGE_LOCALITY)
+
+
+def paper(**numbers: tuple[float, ...]) -> Report:
+    return Report("a paper", METRICS, {name.replace("_", "-"): row for name, row in numbers.items()})
+
+
 def test_an_order_that_is_another_than_in_the_paper_is_remarked_on() -> None:
-    published = {"ft-last": (60.0, 50.0, 20.0, 3.0), "mend": (99.0, 98.0, 100.0, 96.0)}
-    assert list(remarks([ONE, OTHER], published)) == [
-        "Rel: `ft-last` is above `mend` here (90 and 60), below it there (60 and 99)."
+    report = paper(ft_last=(60.0, 50.0, 20.0, 3.0), mend=(99.0, 98.0, 100.0, 96.0))
+    assert list(remarks([ONE, OTHER], report)) == [
+        "Rel: `ft-last` is above `mend` here (90 and 60, within their intervals), below it there (60 and 99)."
     ]
-    assert list(remarks([OTHER, ONE], published)) == list(remarks([ONE, OTHER], published))
+    assert list(remarks([OTHER, ONE], report)) == list(remarks([ONE, OTHER], report))
+    worse = proof("mend", **{RELIABILITY: 1})
+    assert list(remarks([ONE, worse], report)) == [
+        "Rel: `ft-last` is above `mend` here (90 and 10), below it there (60 and 99)."
+    ]
 
 
 @pytest.mark.parametrize(
-    "published",
+    "report",
     [
-        {"ft-last": (99.0, 0.0, 0.0, 0.0), "mend": (60.0, 0.0, 0.0, 0.0)},  # the same order
-        {"ft-last": (60.0, 0.0, 0.0, 0.0), "mend": (64.0, 0.0, 0.0, 0.0)},  # too near to have one
-        {"mend": (99.0, 98.0, 100.0, 96.0)},  # nothing to compare with
+        paper(ft_last=(99.0, 0.0, 0.0, 0.0), mend=(60.0, 0.0, 0.0, 0.0)),  # the same order
+        paper(ft_last=(60.0, 0.0, 0.0, 0.0), mend=(64.0, 0.0, 0.0, 0.0)),  # too near to have one
+        paper(mend=(99.0, 98.0, 100.0, 96.0)),  # nothing to compare with
     ],
 )
-def test_no_remark_without_a_difference(published: dict[str, tuple[float, float, float, float]]) -> None:
-    assert list(remarks([ONE, OTHER], published)) == []
+def test_no_remark_without_a_difference(report: Report) -> None:
+    assert list(remarks([ONE, OTHER], report)) == []
+    assert "No two editors 5 points apart in both" in method_table("t", [ONE, OTHER], [report])
 
 
 def test_the_table_has_forced_and_free_scores_and_the_papers_numbers() -> None:
-    text = method_table("t", [ONE, replace(OTHER, method="lora")], {"ft-last": (60.0, 50.0, 20.0, 3.0)})
+    one, more = paper(ft_last=(60.0, 50.0, 20.0, 3.0)), Report("another", (RELIABILITY,), {"lora": (7.0,)})
+    text = method_table("t", [ONE, replace(OTHER, method="lora")], [one, more])
     (row,) = [line for line in text.splitlines() if line.startswith("| `ft-last`")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == "90 (60–98) / 90 (60–98)"
-    assert cells[-1] == "60 / 50 / 20 / 3"
+    assert cells[-2:] == ["60 / 50 / 20 / 3", ""]
     (other,) = [line for line in text.splitlines() if line.startswith("| `lora`")]
-    assert other.count("|") == row.count("|")
-    assert "paper" not in method_table("t", [ONE], {})
+    assert other.count("|") == row.count("|") and other.endswith("|  | 7 |")
+    assert "a paper: Rel / T-Gen / T-Loc / M-Loc | another: Rel |" in text
+    assert "paper" not in method_table("t", [ONE], [])
 
 
 def test_published_numbers_are_of_rows_and_metrics_that_there_are() -> None:
-    for numbers in PUBLISHED.values():
-        assert set(numbers) <= METHODS.keys()
-        assert all(len(row) == len(METRICS) and all(0 <= n <= 100 for n in row) for row in numbers.values())
+    for metrics, numbers in REPORTS.values():
+        for (backbone, task), rows in numbers.items():
+            assert set(rows) <= METHODS.keys() and reported(backbone, task)
+            assert all(len(row) == len(metrics) and all(0 <= n <= 100 for n in row) for row in rows.values())
+    assert [one.source[:6] for one in reported("blip2", "evqa")] == ["MMEdit", "EasyEd", "LiveEd"]
+    assert reported("llava", "eic") == []

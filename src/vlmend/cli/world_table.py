@@ -42,7 +42,7 @@ def table(
     free answers, intervals, costs, the papers' numbers, and a remark wherever the order is another."""
     with replying(as_json) as reply:
         from vlmend.cli.measuring import measure
-        from vlmend.evaluation.published import PUBLISHED
+        from vlmend.evaluation.published import reported
         from vlmend.models.bundled import BUNDLED
         from vlmend.report.method_table import method_table
         from vlmend.runs import whole
@@ -70,7 +70,7 @@ def table(
                 cases = read_cases(_cases(vlm, out / name / task, task, count, seed))
                 proofs = measure(vlm, methods, cases, out / name / f"{task}-run", max_new_tokens=max_new_tokens)
                 title = f"{name}, {_TASKS[task]}, {len(cases)} errors"
-                parts.append(method_table(title, proofs, PUBLISHED.get((name.removeprefix("demo-"), task), {})))
+                parts.append(method_table(title, proofs, reported(name.removeprefix("demo-"), task)))
             if missing := [f"`{one}`" for one, editor in made.items() if editor is None]:
                 parts.append(f"Without weights for {name}, and left out: {', '.join(missing)}.\n")
         with whole(out / "table.md") as part:

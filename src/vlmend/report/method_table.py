@@ -1,19 +1,20 @@
-"""The method table: all editors on one backbone and task, beside what a paper reports of them, and where they differ.
+"""The method table: all editors on one backbone and task, beside what papers report of them, and where they differ.
 
 A remark is made of every two editors whose order in a metric is the other way round here, where the paper's numbers are
-further apart than `APART` and ours as well.
+further apart than `APART` and ours as well; it says where the intervals of ours overlap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, OOD_GENERALITY, TEXT_GENERALITY, TEXT_LOCALITY
 from vlmend.evaluation.kinds import RELIABILITY, kind_of
 from vlmend.evaluation.overall import SCORES, drop, overall
 from vlmend.evaluation.proof import Change, Proof
-from vlmend.evaluation.published import METRICS, SOURCE, Numbers
+from vlmend.evaluation.published import Report
+from vlmend.evaluation.stats import Estimate
 from vlmend.report.content import cost_of
 from vlmend.report.words import bounds, percent
 
@@ -24,53 +25,56 @@ APART = 5.0
 _COLUMNS = (RELIABILITY, TEXT_GENERALITY, IMAGE_GENERALITY, OOD_GENERALITY, TEXT_LOCALITY, IMAGE_LOCALITY)
 
 
-def method_table(title: str, proofs: Sequence[Proof], published: Mapping[str, Numbers]) -> str:
+def method_table(title: str, proofs: Sequence[Proof], reports: Sequence[Report]) -> str:
     """A section in Markdown.
 
     Args:
         title: of the section.
         proofs: one for each editor, on the same cases.
-        published: editor -> the paper's numbers; none where no paper has the backbone.
+        reports: what papers have of them; none where no paper has the backbone.
     """
     kinds = [kind for kind in _COLUMNS if kind in proofs[0].summary]
     heads = [kind_of(kind).short for kind in kinds]
-    lines = [f"## {title}", ""]
-    lines += [
-        _row("editor", *heads, "O-Gen drop", "mean gain", "s an edit", "peak MB", *([SOURCE] if published else []))
-    ]
-    lines += [_row("---", *["---"] * (len(heads) + 4 + bool(published)))]
+    columns = ["editor", *heads, "O-Gen drop", "mean gain", "s an edit", "process peak MB", *map(_head, reports)]
+    lines = [f"## {title}", "", _row(*columns), _row(*["---"] * len(columns))]
     first = proofs[0].summary
     base = [f"{percent(first[kind].tf_exact.before)} / {percent(first[kind].free_exact.before)}" for kind in kinds]
-    lines += [_row("*before*", *base, "", "", "", "", *([""] if published else []))]
+    lines += [_row("*before*", *base, *[""] * (len(columns) - len(base) - 1))]
     for proof in proofs:
         cells = [_cell(proof, kind) for kind in kinds]
         mean, cost = overall(proof.records, SCORES["gain"]), cost_of(proof)
-        spent = ["" if value is None else format(value, ".2g") for value in (cost.seconds, cost.peak_mb)]
-        paper = ["" if proof.method not in published else " / ".join(f"{n:.0f}" for n in published[proof.method])]
+        seconds = "" if cost.seconds is None else format(cost.seconds, ".2g")
+        peak = "" if cost.peak_mb is None else format(cost.peak_mb, ".0f")
+        there = [" / ".join(f"{n:.0f}" for n in report.numbers.get(proof.method, ())) for report in reports]
         lost = drop(proof.records)
         dropped = f"{100 * lost.mean:.0f} ({bounds(lost)})" if lost.n else ""
         gained = f"{100 * mean.mean:.1f} ({bounds(mean)})" if mean.n else ""
-        lines += [_row(f"`{proof.method}`", *cells, dropped, gained, *spent, *(paper if published else []))]
-    told = list(remarks(proofs, published))
-    if published:
-        shorts = " / ".join(kind_of(kind).short for kind in METRICS)
-        lines += ["", f"Of the paper: {shorts}."]
-        lines += ["", "Where the order of two editors is another than in the paper:" if told else _AGREES, ""]
-    return "\n".join([*lines, *(f"* {one}" for one in told), ""])
+        lines += [_row(f"`{proof.method}`", *cells, dropped, gained, seconds, peak, *there)]
+    for report in reports:
+        told = [f"* {one}" for one in remarks(proofs, report)]
+        lines += ["", f"Two editors in another order than in {report.source}:" if told else _agrees(report)]
+        lines += ["", *told] if told else []
+    return "\n".join([*lines, ""])
 
 
-_AGREES = f"No two editors that are {APART:.0f} points apart in both stand in another order than in the paper."
+def _head(report: Report) -> str:
+    return f"{report.source}: {' / '.join(kind_of(kind).short for kind in report.metrics)}"
 
 
-def remarks(proofs: Sequence[Proof], published: Mapping[str, Numbers]) -> Iterator[str]:
+def _agrees(report: Report) -> str:
+    return f"No two editors {APART:.0f} points apart in both stand in another order than in {report.source}."
+
+
+def remarks(proofs: Sequence[Proof], report: Report) -> Iterator[str]:
     """One line for every metric and two editors whose order is another than in the paper."""
-    known = [proof for proof in proofs if proof.method in published]
-    for place, kind in enumerate(METRICS):
+    known = [proof for proof in proofs if proof.method in report.numbers]
+    for place, kind in enumerate(report.metrics):
         for one, other in combinations(known, 2):
             if kind not in one.summary or kind not in other.summary:
                 continue
-            there = [published[proof.method][place] for proof in (one, other)]
-            here = [100 * proof.summary[kind].tf_exact.after.mean for proof in (one, other)]
+            there = [report.numbers[proof.method][place] for proof in (one, other)]
+            ours = [proof.summary[kind].tf_exact.after for proof in (one, other)]
+            here = [100 * estimate.mean for estimate in ours]
             far = min(abs(there[0] - there[1]), abs(here[0] - here[1])) > APART
             if far and (there[0] > there[1]) != (here[0] > here[1]):
                 above, below = (one, other) if here[0] > here[1] else (other, one)
@@ -78,8 +82,13 @@ def remarks(proofs: Sequence[Proof], published: Mapping[str, Numbers]) -> Iterat
                 there.sort()
                 yield (
                     f"{kind_of(kind).short}: `{above.method}` is above `{below.method}` here "
-                    f"({here[0]:.0f} and {here[1]:.0f}), below it there ({there[0]:.0f} and {there[1]:.0f})."
+                    f"({here[0]:.0f} and {here[1]:.0f}{', within their intervals' if _overlap(*ours) else ''}), "
+                    f"below it there ({there[0]:.0f} and {there[1]:.0f})."
                 )
+
+
+def _overlap(one: Estimate, other: Estimate) -> bool:
+    return one.low <= other.high and other.low <= one.high
 
 
 def _cell(proof: Proof, kind: str) -> str:

@@ -38,6 +38,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "alphaedit": ("alphaedit", {"reference": "reference"}),
     "liveedit": ("liveedit", {}),
     "visual-delta": ("visual-delta", {}),
+    "visual-exemplar": ("visual-exemplar", {"exemplars": "reference", "missing": "leave"}),
     "vead": ("vead", {}),
     "vead-memory": ("vead-memory", {}),
     "null": ("null", {}),
@@ -54,7 +55,9 @@ def methods_for(vlm: VLM, names: Sequence[str], files: Mapping[str, Path]) -> It
     """Name and editor of each; ``None`` for one that must be trained for the model and is not."""
     for name in names:
         which, settings = METHODS[name]
-        placed = {setting: str(files[setting]) for setting in settings if setting in FILES}
+        placed = {
+            setting: str(files[one]) for setting, one in settings.items() if isinstance(one, str) and one in files
+        }
         made: Any = editor(which, **(settings | placed))
         try:
             own: Any = made
