@@ -74,3 +74,15 @@ def test_no_source_is_left_out_of_the_repository() -> None:
     done = subprocess.run(command, input="\n".join(files), cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert len(files) > 100
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
+
+
+def test_committed_weights_are_small() -> None:
+    """A package that anybody can fetch: at most 15 MB a model, and 40 MB for all that editors bring along."""
+    models, editors = (ROOT / "src" / "vlmend" / part / "weights" for part in ("models", "editors"))
+    sizes = {one.name: _size(one) for one in models.iterdir()}
+    assert sizes and max(sizes.values()) <= 15e6, sizes
+    assert 0 < _size(editors) <= 40e6
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
