@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -101,6 +102,27 @@ def test_a_picture_is_processed_once_for_all_its_questions(vlm, picture, monkeyp
         assert one.rows[0].extras.keys() == row.extras.keys()
         mine, own = prepared.pictures[row.picture], one.pictures[row.picture]
         assert mine.keys() == own.keys() and all(torch.equal(mine[name], own[name]) for name in own)
+
+
+def test_what_is_set_of_the_image_processor_is_heeded(llava, picture):
+    """What it made before of the same picture is not what it makes of it now."""
+    own = llava.processor.image_processor
+    picture_1 = picture(1)
+
+    def pixels() -> torch.Tensor:
+        return next(iter(llava.prepare([Example("what ?", picture_1)]).pictures.values()))["pixel_values"]
+
+    before, mean = pixels(), own.image_mean
+    own.image_mean = [0.0, 0.0, 0.0]
+    changed = pixels()
+    own.image_mean = mean
+    assert torch.equal(pixels(), before) and not torch.equal(changed, before)
+    llava.processor.image_processor = copy.copy(own)
+    llava.processor.image_processor.image_mean = [0.0, 0.0, 0.0]
+    try:
+        assert torch.equal(pixels(), changed)
+    finally:
+        llava.processor.image_processor = own
 
 
 def test_nothing_to_run(llava):

@@ -16,7 +16,7 @@ from vlmend.errors import PartsError, PromptError
 from vlmend.models.parts import NO_VISUAL_TOKENS
 from vlmend.models.pictures import Pictures, listed
 from vlmend.models.prompts import Prompter
-from vlmend.models.seen import Seen, remembering
+from vlmend.models.seen import Remembering, Seen
 
 __all__ = ["Asked", "Batch", "Features", "Prepared", "Preparer", "Row", "Shared", "Told"]
 
@@ -171,7 +171,7 @@ class Preparer:
     def __init__(
         self, processor: Any, prompter: Prompter, image_token: int, ends: Sequence[int], in_stream: bool = True
     ) -> None:
-        self._processor = remembering(processor)
+        self._processor = Remembering(processor)
         self._tokenizer = processor.tokenizer
         self.traits = prompter.traits
         self._prompter = prompter

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vlmend.models.pictures import Picture, content_hash, open_picture
 
-__all__ = ["Opened", "Seen", "remembering"]
+__all__ = ["Opened", "Remembering", "Seen"]
 
 _REMEMBERED = 8  # pictures: questions of one mostly stand together
 
@@ -50,36 +50,44 @@ class Seen:
         return self._last[key][1]
 
 
-def remembering(processor: Any) -> Any:
-    """A processor that does as another, with pictures processed once for the texts that follow each other."""
-    if getattr(processor, "image_processor", None) is None:
-        return processor
-    made = copy.copy(processor)
-    made.image_processor = _Once(processor.image_processor)
-    return made
-
-
-class _Once:
-    """An image processor that remembers."""
+class Remembering:
+    """A processor that does as another does now, with pictures processed once for the texts that follow each other."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
+        self._copy: Any = None
+
+    def __call__(self, **given: Any) -> Any:
+        own = getattr(self._processor, "image_processor", None)
+        if own is None:
+            return self._processor(**given)
+        if self._copy is None or self._copy.image_processor.processor is not own:
+            self._copy = copy.copy(self._processor)
+            self._copy.image_processor = _Once(own)
+        return self._copy(**given)
+
+
+class _Once:
+    """An image processor that remembers what it made, as long as its settings are the same."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
         self._last: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()
 
     def __call__(self, images: Any, *args: Any, **settings: Any) -> Any:
         names = _ids(images)
         if args or names is None:
-            return self._processor(images, *args, **settings)
-        key = (names, repr(sorted(settings.items())))
+            return self.processor(images, *args, **settings)
+        key = (names, repr(sorted(settings.items())), repr(vars(self.processor)))
         if key not in self._last:
-            self._last[key] = (images, self._processor(images, **settings))
+            self._last[key] = (images, self.processor(images, **settings))
         _shorten(self._last, key)
         return copy.copy(self._last[key][1])  # processors take out of it what they have read
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_processor":  # while it is copied there is nothing to ask yet
+        if name.startswith("__") or name == "processor":  # while it is copied there is nothing to ask yet
             raise AttributeError(name)
-        return getattr(self._processor, name)
+        return getattr(self.processor, name)
 
 
 def _ids(images: Any) -> Any:
