@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from vlmend.data.records import IMAGE_LOCALITY, TEXT_GENERALITY, TEXT_LOCALITY
-from vlmend.evaluation.kinds import RELIABILITY
+from vlmend.evaluation.kinds import KINDS, RELIABILITY
 from vlmend.evaluation.proof import Proof
 from vlmend.evaluation.published import REPORTS, Report, reported
 from vlmend.evaluation.record import ProbeRecord
@@ -80,14 +80,26 @@ def test_no_remark_without_a_difference(report: Report) -> None:
 def test_the_table_has_forced_and_free_scores_and_the_papers_numbers() -> None:
     one, more = paper(ft_last=(60.0, 50.0, 20.0, 3.0)), Report("another", (RELIABILITY,), {"lora": (7.0,)})
     text = method_table("t", [ONE, replace(OTHER, method="lora")], [one, more])
-    (row,) = [line for line in text.splitlines() if line.startswith("| `ft-last`")]
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1] == "90 (60–98) / 90 (60–98)"
-    assert cells[-2:] == ["60 / 50 / 20 / 3", ""]
-    (other,) = [line for line in text.splitlines() if line.startswith("| `lora`")]
-    assert other.count("|") == row.count("|") and other.endswith("|  | 7 |")
-    assert "a paper: Rel / T-Gen / T-Loc / M-Loc | another: Rel |" in text
+    changes, stays = [_cells(line) for line in text.splitlines() if line.startswith("| `ft-last`")]
+    assert changes[1:3] == ["90 (60–98) / 90 (60–98)", "50 (24–76) / 50 (24–76)"]
+    assert stays == ["`ft-last`", "100 (72–100) / 100 (72–100)", "100 (72–100) / 100 (72–100)", "60 / 50 / 20 / 3", ""]
+    _, other = [_cells(line) for line in text.splitlines() if line.startswith("| `lora`")]
+    assert other[-2:] == ["", "7"]
+    assert "| editor | T-Loc | M-Loc | a paper: Rel / T-Gen / T-Loc / M-Loc | another: Rel |" in text
     assert "paper" not in method_table("t", [ONE], [])
+
+
+def test_all_that_was_asked_is_in_the_table() -> None:
+    every = proof("lora", **dict.fromkeys(KINDS, 5))
+    heads = [_cells(line) for line in method_table("t", [every], []).splitlines() if line.startswith("| editor")]
+    shown = [cell for row in heads for cell in row]
+    assert [kind.short for kind in KINDS.values()] == [
+        cell for cell in shown if cell in {k.short for k in KINDS.values()}
+    ]
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_published_numbers_are_of_rows_and_metrics_that_there_are() -> None:

@@ -6,11 +6,10 @@ further apart than `APART` and ours as well; it says where the intervals of ours
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
-from vlmend.data.records import IMAGE_GENERALITY, IMAGE_LOCALITY, OOD_GENERALITY, TEXT_GENERALITY, TEXT_LOCALITY
-from vlmend.evaluation.kinds import RELIABILITY, kind_of
+from vlmend.evaluation.kinds import KINDS, kind_of
 from vlmend.evaluation.overall import SCORES, drop, overall
 from vlmend.evaluation.proof import Change, Proof
 from vlmend.evaluation.published import Report
@@ -22,7 +21,6 @@ __all__ = ["APART", "method_table", "remarks"]
 
 APART = 5.0
 """In percentage points: what is nearer than that has no order."""
-_COLUMNS = (RELIABILITY, TEXT_GENERALITY, IMAGE_GENERALITY, OOD_GENERALITY, TEXT_LOCALITY, IMAGE_LOCALITY)
 
 
 def method_table(title: str, proofs: Sequence[Proof], reports: Sequence[Report]) -> str:
@@ -33,28 +31,49 @@ def method_table(title: str, proofs: Sequence[Proof], reports: Sequence[Report])
         proofs: one for each editor, on the same cases.
         reports: what papers have of them; none where no paper has the backbone.
     """
-    kinds = [kind for kind in _COLUMNS if kind in proofs[0].summary]
-    heads = [kind_of(kind).short for kind in kinds]
-    columns = ["editor", *heads, "O-Gen drop", "mean gain", "s an edit", "process peak MB", *map(_head, reports)]
-    lines = [f"## {title}", "", _row(*columns), _row(*["---"] * len(columns))]
     first = proofs[0].summary
-    base = [f"{percent(first[kind].tf_exact.before)} / {percent(first[kind].free_exact.before)}" for kind in kinds]
-    lines += [_row("*before*", *base, *[""] * (len(columns) - len(base) - 1))]
-    for proof in proofs:
-        cells = [_cell(proof, kind) for kind in kinds]
-        mean, cost = overall(proof.records, SCORES["gain"]), cost_of(proof)
-        seconds = "" if cost.seconds is None else format(cost.seconds, ".2g")
-        peak = "" if cost.peak_mb is None else format(cost.peak_mb, ".0f")
-        there = [" / ".join(f"{n:.0f}" for n in report.numbers.get(proof.method, ())) for report in reports]
-        lost = drop(proof.records)
-        dropped = f"{100 * lost.mean:.0f} ({bounds(lost)})" if lost.n else ""
-        gained = f"{100 * mean.mean:.1f} ({bounds(mean)})" if mean.n else ""
-        lines += [_row(f"`{proof.method}`", *cells, dropped, gained, seconds, peak, *there)]
+    kinds = [kind for kind in KINDS if kind in first]
+    changes, stays = ([kind for kind in kinds if kind_of(kind).keeps is keeps] for keeps in (False, True))
+    lines = [f"## {title}", ""]
+    lines += _table(proofs, changes, ["O-Gen drop", "mean gain", "s an edit", "process peak MB"], _of_the_whole)
+    lines += ["", "What is to stay:", ""]
+    lines += _table(
+        proofs,
+        stays,
+        [_head(report) for report in reports],
+        lambda proof: [" / ".join(f"{n:.0f}" for n in report.numbers.get(proof.method, ())) for report in reports],
+    )
     for report in reports:
         told = [f"* {one}" for one in remarks(proofs, report)]
         lines += ["", f"Two editors in another order than in {report.source}:" if told else _agrees(report)]
         lines += ["", *told] if told else []
     return "\n".join([*lines, ""])
+
+
+def _table(
+    proofs: Sequence[Proof], kinds: Sequence[str], more: Sequence[str], rest: Callable[[Proof], Sequence[str]]
+) -> list[str]:
+    """Lines: of every editor the scores of some kinds of probe, and more."""
+    columns = ["editor", *(kind_of(kind).short for kind in kinds), *more]
+    changes = [proofs[0].summary[kind] for kind in kinds]
+    before = [f"{percent(one.tf_exact.before)} / {percent(one.free_exact.before)}" for one in changes]
+    return [
+        _row(*columns),
+        _row(*["---"] * len(columns)),
+        _row("*before*", *before, *[""] * len(more)),
+        *(_row(f"`{proof.method}`", *(_cell(proof, kind) for kind in kinds), *rest(proof)) for proof in proofs),
+    ]
+
+
+def _of_the_whole(proof: Proof) -> list[str]:
+    """What an unusual look loses, the mean gain, and what an edit costs."""
+    lost, mean, cost = drop(proof.records), overall(proof.records, SCORES["gain"]), cost_of(proof)
+    return [
+        f"{100 * lost.mean:.0f} ({bounds(lost)})" if lost.n else "",
+        f"{100 * mean.mean:.1f} ({bounds(mean)})" if mean.n else "",
+        "" if cost.seconds is None else format(cost.seconds, ".2g"),
+        "" if cost.peak_mb is None else format(cost.peak_mb, ".0f"),
+    ]
 
 
 def _head(report: Report) -> str:
