@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
 from vlmend.errors import PromptError
 from vlmend.runs import whole
 
-__all__ = ["Picture", "Pictures", "content_hash", "listed", "open_picture", "save_picture"]
+__all__ = ["Picture", "Pictures", "content_hash", "identity", "listed", "open_picture", "save_picture"]
 
 Picture = Path | Image.Image
 Pictures = Picture | tuple[Picture, ...] | None
@@ -26,6 +27,11 @@ def listed(images: Pictures) -> tuple[Picture, ...]:
     if images is None:
         return ()
     return images if isinstance(images, tuple) else (images,)
+
+
+def identity(image: Picture) -> Any:
+    """Equal for what is the same file or the same picture in memory, without a look at its pixels."""
+    return id(image) if isinstance(image, Image.Image) else image
 
 
 def open_picture(image: Picture) -> Image.Image:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlmend.errors import PartsError, PromptError
 from vlmend.models.parts import NO_VISUAL_TOKENS
-from vlmend.models.pictures import Pictures, listed
+from vlmend.models.pictures import Pictures, identity, listed
 from vlmend.models.prompts import Prompter
 from vlmend.models.seen import Remembering, Seen
 
@@ -200,7 +200,7 @@ class Preparer:
 
     def row_of(self, example: Asked, known: Known) -> tuple[Row, dict[str, Tensor]]:
         """As `row`; of a question of pictures that is known only the answer is new. What is not known is added."""
-        key = (example.question, *map(_identity, listed(example.image)))
+        key = (example.question, *map(identity, listed(example.image)))
         if key not in known.questions:
             known.questions[key] = self.row(example, known.pictures)
             return known.questions[key]
@@ -376,17 +376,13 @@ class Shared:
         """As `Preparer.prepare`; an example that is equal to an earlier one is the same row."""
         found: list[tuple[Asked, Row, dict[str, Tensor]]] = []
         for example in examples:
-            key = (example.question, example.answer, *map(_identity, listed(example.image)))
+            key = (example.question, example.answer, *map(identity, listed(example.image)))
             if key not in self.rows:  # the example keeps its picture's identity alive
                 self.rows[key] = (example, *preparer.row_of(example, self.known))
             found.append(self.rows[key])
         pictures = {row.picture: inputs for _, row, inputs in found if row.picture is not None}
         rows = tuple(row for _, row, _ in found)
         return Prepared(rows, pictures, self.features, self.below, self.begun, self.told)
-
-
-def _identity(image: Any) -> Any:
-    return id(image) if isinstance(image, Image.Image) else image
 
 
 def _key(pictures: Sequence[str], read: Sequence[Tensor]) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlmend.models.pictures import Picture, content_hash, open_picture
+from vlmend.models.pictures import Picture, content_hash, identity, open_picture
 
 __all__ = ["Opened", "Remembering", "Seen"]
 
@@ -42,7 +42,7 @@ class Seen:
         Raises:
             PromptError: the file is missing, truncated or no picture.
         """
-        key = id(image) if isinstance(image, Image.Image) else image
+        key = identity(image)
         if key not in self._last:
             pixels = open_picture(image)
             self._last[key] = (image, Opened(pixels, content_hash(pixels)))

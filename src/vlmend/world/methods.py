@@ -55,9 +55,7 @@ def methods_for(vlm: VLM, names: Sequence[str], files: Mapping[str, Path]) -> It
     """Name and editor of each; ``None`` for one that must be trained for the model and is not."""
     for name in names:
         which, settings = METHODS[name]
-        placed = {
-            setting: str(files[one]) for setting, one in settings.items() if isinstance(one, str) and one in files
-        }
+        placed = {setting: str(files[one]) for setting, one in settings.items() if one in FILES}
         made: Any = editor(which, **(settings | placed))
         try:
             own: Any = made
