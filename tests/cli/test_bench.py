@@ -235,6 +235,15 @@ def test_each_editor_in_each_place(vlmend_cli, tiny_folder, cases_file, tmp_path
     assert mistake.is_a_users_mistake("--modules", "ears", "language, connector, vision")
 
 
+def test_each_editor_in_modules_by_path(vlmend_cli, tiny_folder, cases_file, tmp_path):
+    given = ("bench", tiny_folder(), cases_file, "--limit", 1, "--max-new-tokens", 4, "--editors", "ft")
+    fast = ("--set", "ft.steps=2", "--set", "ft.lr=0.01", "--out", tmp_path / "run")
+    outcome = vlmend_cli(*given, *fast, "--modules", "language,*.mlp.fc1", "--json")
+    assert list(outcome.document["editors"]) == ["ft language", "ft *.mlp.fc1"], outcome.stderr
+    mistake = vlmend_cli(*given, "--modules", "*.mlp.fc9", "--out", tmp_path / "none")
+    assert mistake.is_a_users_mistake("no module role '*.mlp.fc9'")
+
+
 def test_a_setting_that_cannot_be_is_one_line(vlmend_cli, tiny_folder, cases_file, tmp_path):
     given = ("bench", tiny_folder(), cases_file, "--out", tmp_path / "run", "--editors", "lora")
     assert vlmend_cli(*given, "--set", "lora.rank=0").is_a_users_mistake("'rank'", "editor 'lora'", "1, not 0")

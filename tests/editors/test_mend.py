@@ -242,18 +242,27 @@ def edit_with(vlm: vlmend.VLM, case: vlmend.EditCase, trained: Trained):
         return MEND(folder).fit(vlm, [case])
 
 
-@pytest.mark.parametrize("modules", [("connector",), ("vision", "mlp.down")])
-def test_any_linear_layers(llava, cases, tmp_path, modules) -> None:
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("llava", ("connector",)),
+        ("llava", ("vision", "mlp.down")),
+        ("blip2", ("connector",)),
+        ("blip2", ("qformer.*.output_query.dense",)),
+    ],
+)
+def test_any_linear_layers(tiny, cases, tmp_path, name, modules) -> None:
     """Those of the connector and the encoder are edited too; of them a question without a picture knows nothing."""
+    vlm = tiny(name)
     method = replace(TINY, modules=modules, layers="last", alpha=1e-3, request_weight=1.0)
-    best = train(method, llava, cases, tmp_path).about["best"]
+    best = train(method, vlm, cases, tmp_path).about["best"]
     assert best["held out"].keys() >= {"reliability", "text_generality", "image_locality"}
-    edit = MEND(str(tmp_path)).fit(llava, cases[:1])
-    asked = llava.prepare([cases[0].request])
-    assert not torch.equal(llava.run(asked).rows[0].logits_NV, llava.run(asked, edit).rows[0].logits_NV)
-    blind = llava.prepare([cases[0].probes[2].example])
-    untouched = torch.equal(llava.run(blind).rows[0].logits_NV, llava.run(blind, edit).rows[0].logits_NV)
-    assert untouched == (modules == ("connector",))
+    edit = MEND(str(tmp_path)).fit(vlm, cases[:1])
+    asked = vlm.prepare([cases[0].request])
+    assert not torch.equal(vlm.run(asked).rows[0].logits_NV, vlm.run(asked, edit).rows[0].logits_NV)
+    blind = vlm.prepare([cases[0].probes[2].example])
+    untouched = torch.equal(vlm.run(blind).rows[0].logits_NV, vlm.run(blind, edit).rows[0].logits_NV)
+    assert untouched == ("mlp.down" not in modules)
 
 
 def test_a_training_that_was_cut_short_ends_the_same(llava, cases, tmp_path) -> None:

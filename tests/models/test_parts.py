@@ -27,7 +27,31 @@ def test_roles(vlm: VLM):
     down = next(iter(vlm.parts.modules("last", ["mlp.down"]).values()))
     assert isinstance(down, nn.Linear)
     assert down.out_features < down.in_features
-    assert set(vlm.parts.modules("all", ["connector", "vision"]).values()) == {vlm.parts.connector, vlm.parts.vision}
+    between = {vlm.parts.connector, vlm.parts.qformer} - {None}
+    assert set(vlm.parts.modules("all", ["connector"]).values()) == between
+    assert set(vlm.parts.modules("all", ["connector", "vision"]).values()) == {*between, vlm.parts.vision}
+
+
+def test_a_qformer_belongs_to_the_connector(tiny):
+    for name in ("blip2", "blip2_llama", "instructblip"):
+        parts = tiny(name).parts
+        assert [*parts.modules("last", ["connector"])] == ["qformer", "language_projection"]
+        assert parts.paths["qformer"] == "qformer"
+
+
+def test_modules_by_path(tiny):
+    """Any module can be named by its path, with stars; what is no path of the model is said."""
+    vlm = tiny("blip2")
+    outputs = vlm.parts.modules("last", ["qformer.*.output_query.dense", "mlp.down"])
+    count = len(vlm.parts.qformer.encoder.layer)
+    assert [*outputs][:count] == [f"qformer.encoder.layer.{index}.output_query.dense" for index in range(count)]
+    assert len(outputs) == count + 1
+    every = dict(vlm.model.named_modules())
+    assert all(every[path] is module for path, module in outputs.items())
+    for path in ("vision_model.encoder.layers.0.mlp.fc1", f"{vlm.parts.paths['layers']}.0.fc1"):
+        assert [*vlm.parts.modules("last", [path])] == [path]
+    with pytest.raises(PartsError, match=r"no module role 'qformer\.layer\.9'"):
+        vlm.parts.modules("last", ["qformer.layer.9"])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +92,7 @@ def test_layers_that_are_not_there(llava, spec):
 
 
 def test_unknown_role(llava):
-    with pytest.raises(PartsError, match="there are: attn"):
+    with pytest.raises(PartsError, match="roles are: attn"):
         llava.parts.modules("last", ["mlp.left"])
     assert "mlp.left" not in ROLES
 
@@ -106,6 +130,18 @@ def test_wrong_parts_do_not_pass(llava, tiny):
     with patch.object(llava, "parts", reordered), pytest.raises(PartsError, match="layers ran as"):
         verify(llava)
     verify(llava)
+
+
+def test_a_qformer_that_is_not_used_does_not_pass(tiny):
+    from dataclasses import replace
+    from unittest.mock import patch
+
+    vlm = tiny("blip2")
+    with (
+        patch.object(vlm, "parts", replace(vlm.parts, qformer=nn.Linear(2, 2))),
+        pytest.raises(PartsError, match="its qformer"),
+    ):
+        verify(vlm)
 
 
 def test_cross_attention_in_an_unknown_way_is_refused(llava):

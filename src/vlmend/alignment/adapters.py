@@ -155,7 +155,7 @@ class FullAdapter:
 
     Attributes:
         layers: which decoder layers.
-        modules: which modules in them, by role, or "connector", "vision", "head", "norm".
+        modules: which modules in them, by role, "connector", "vision", "head", "norm" or paths.
     """
 
     layers: LayerSpec = "all"

@@ -33,6 +33,7 @@ from vlmend.data.identity import identity_of_pairs
 from vlmend.data.records import PreferencePair, SkippedPair
 from vlmend.edits.edit import Edit, library_versions
 from vlmend.errors import EditError, UnknownNameError, VlmendError
+from vlmend.models.parts import ROLES
 from vlmend.models.vlm import VLM
 from vlmend.ranks import Ranks
 from vlmend.runs import Run
@@ -325,7 +326,7 @@ def _arguments(method: Alignment, folder: Path, report_to: str, device: torch.de
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=False,  # batches are records, which find their own way to the device
         # pairs without a picture do not reach what stands before the decoder
-        ddp_find_unused_parameters=bool({"connector", "vision"} & {*method.adapter.modules}),
+        ddp_find_unused_parameters=bool({*method.adapter.modules} - ROLES.keys()),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # type: ignore[reportPrivateUsage] - it would copy what is trained
     return arguments

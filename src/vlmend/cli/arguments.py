@@ -169,13 +169,13 @@ def make_editors(names: str, settings: Sequence[str]) -> list[Editor]:
 
 
 def by_module(editors: Sequence[Any], modules: str) -> list[Any]:
-    """The editors, each that can edit other modules ("connector", "vision") once for each place that is asked for;
-    "language" is where it edits of itself."""
+    """The editors, each that can edit other modules ("connector", "vision" or a path) once for each place that is asked
+    for; "language" is where it edits of itself."""
     from vlmend.editors.base import Labelled
 
     places = list(dict.fromkeys(place.strip() for place in modules.split(",") if place.strip()))
-    if unknown := [place for place in places if place not in _PLACES]:
-        raise VlmendError(f"--modules takes {', '.join(_PLACES)}, not '{unknown[0]}'")
+    if unknown := [place for place in places if place not in _PLACES and not {".", "*"} & {*place}]:
+        raise VlmendError(f"--modules takes {', '.join(_PLACES)} or modules' paths, not '{unknown[0]}'")
     found: list[Any] = []
     for editor in editors:
         if not (places and any(field.name == "modules" for field in fields(editor))):

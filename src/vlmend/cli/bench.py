@@ -48,7 +48,9 @@ def bench(
     ] = None,
     modules: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Each editor that can, once in each place: language, connector, vision."),
+        typer.Option(
+            metavar="A,B", help="Each editor that can, once in each place: language, connector, vision, a path."
+        ),
     ] = None,
     together: Annotated[
         bool, typer.Option("--together", help="All edits in force at once, instead of every case edited alone.")

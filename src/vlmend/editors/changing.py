@@ -32,7 +32,7 @@ class Layers:
 
     Attributes:
         indices: of the decoder layers.
-        modules: which modules in them, by role, or "connector", "vision".
+        modules: which modules in them, by role, "connector", "vision" or paths.
         linears: on-disk name of its weight -> layer.
     """
 

@@ -39,7 +39,7 @@ class FT:
 
     Attributes:
         layers: which decoder layers ("late", "last", indices or depths; "auto": chosen by attribution).
-        modules: which modules in them, by role ("mlp.down", "attn.out", ...), or "connector", "vision".
+        modules: which modules in them, by role ("mlp.down", "attn.out", ...), "connector", "vision" or paths.
         steps: AdamW steps.
         lr: learning rate.
         norm_limit: largest absolute change of any weight; ``None`` for no limit.

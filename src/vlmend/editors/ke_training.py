@@ -33,7 +33,7 @@ class KETraining:
 
     Attributes:
         layers: which decoder layers ("late", "last", indices or depths).
-        modules: which modules in them, by role, or "connector", "vision"; every linear layer within is edited.
+        modules: which modules in them, by role, "connector", "vision" or paths; every linear layer within is edited.
         hidden: width of the LSTM in each direction, and of the inner layers.
         condition: width of what is read of an edit.
         learns: kinds of probes that must give the target.

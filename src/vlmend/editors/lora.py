@@ -35,7 +35,7 @@ class LoRA:
 
     Attributes:
         layers: which decoder layers ("late", "last", indices or depths; "auto": chosen by attribution).
-        modules: which modules in them, by role, or "connector", "vision"; every linear layer within is adapted.
+        modules: which modules in them, by role, "connector", "vision" or paths; every linear layer within is adapted.
         rank: r.
         alpha: the change is scaled by alpha / r.
         steps: AdamW steps.

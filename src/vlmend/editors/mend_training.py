@@ -41,7 +41,7 @@ class MENDTraining:
 
     Attributes:
         layers: which decoder layers ("late", "last", indices or depths).
-        modules: which modules in them, by role, or "connector", "vision"; every linear layer within is edited.
+        modules: which modules in them, by role, "connector", "vision" or paths; every linear layer within is edited.
         rank: R of the network's maps.
         shared: one network for all layers of a shape, or one for each layer.
         alpha: size of the first step downhill.

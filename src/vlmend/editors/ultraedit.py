@@ -50,7 +50,7 @@ class UltraEdit:
 
     Attributes:
         layers: which decoder layers ("late", "last", indices or depths).
-        modules: which modules in them, by role, or "connector", "vision"; every linear layer within is edited.
+        modules: which modules in them, by role, "connector", "vision" or paths; every linear layer within is edited.
         eta: size of the step.
         ridge: lambda, against the squared norms of what layers are given.
         lifelong: whether statistics are those of the edits in force too.

@@ -107,7 +107,7 @@ class Feeder:
         """
         distinct = list(dict.fromkeys(keys))
         trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._outside)
-        if trained or added_to(self._parts.vision) or added_to(self._parts.connector):
+        if trained or any(map(added_to, self._parts.outside.values())):
             fresh = self._encode(distinct, prepared)
             return [fresh[key] for key in keys]
         cache = prepared.features

@@ -1,13 +1,15 @@
 """Where the parts of a vision-language model are, found by probing what transformers gives, not by its family.
 
 The parts are verified when a model is loaded (`verify.py`). Everything else in the package asks here: no other file
-knows a module path, and layers and modules are named by role ("late", "mlp.down") and resolved against the model.
+knows a module path, and layers and modules are named by role ("late", "mlp.down") and resolved against the model. Users
+who know a path may give it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -36,6 +38,7 @@ NO_PART = "layer {} looks at pictures: it has no part in the answer to a questio
 NO_VISUAL_TOKENS = "this model reads pictures by cross-attention: it has no visual tokens to work on"
 
 _CONNECTORS = ("multi_modal_projector", "connector", "language_projection", "projector", "mm_projector", "merger")
+_QFORMERS = ("qformer",)
 _NORMS = ("norm", "final_layer_norm", "ln_f")
 _THIRDS = {"early": 0, "middle": 1, "late": 2}
 
@@ -46,7 +49,7 @@ class Parts:
 
     Attributes:
         vision: the vision encoder.
-        connector: what maps its output into the decoder's width.
+        connector: what maps its output into the decoder's width; behind a Q-Former, the projection.
         decoder: the text stack that owns ``layers`` and ``norm``.
         layers: the decoder layers, in their order.
         norm: the norm after the last layer.
@@ -56,6 +59,7 @@ class Parts:
         paths: part name -> path of its module in the model.
         in_stream: whether pictures become tokens of the decoder's stream; else some layers read them by
             cross-attention, and those are not run for a text without a picture.
+        qformer: what reads the vision encoder's output by queries, before the connector; ``None`` in most models.
     """
 
     vision: nn.Module
@@ -68,6 +72,13 @@ class Parts:
     image_token: int
     paths: dict[str, str]
     in_stream: bool = True
+    qformer: nn.Module | None = None
+
+    @property
+    def outside(self) -> dict[str, nn.Module]:
+        """Path -> module of what a picture goes through before the decoder."""
+        between = {} if self.qformer is None else {self.paths["qformer"]: self.qformer}
+        return {self.paths["vision"]: self.vision, **between, self.paths["connector"]: self.connector}
 
     def crosses(self, index: int) -> bool:
         """Whether a layer reads pictures by cross-attention, and is run only where there is one."""
@@ -152,21 +163,38 @@ class Parts:
     def modules(self, layers: LayerSpec, roles: Sequence[str]) -> dict[str, nn.Module]:
         """Path -> module for every role; "vision", "connector", "head" and "norm" stand outside of the layers.
 
+        A Q-Former belongs to the "connector". What is no role is a module's path in memory, "*" for anything:
+        "qformer.*.output_query.dense".
+
         Raises:
-            PartsError: a role that this model's layers do not have.
+            PartsError: a role that this model's layers do not have, or what is neither role nor path.
         """
-        outside = {name: getattr(self, name) for name in ("vision", "connector", "head", "norm")}
+        outside = {
+            "vision": {self.paths["vision"]: self.vision},
+            "connector": {path: module for path, module in self.outside.items() if module is not self.vision},
+            "head": {self.paths["head"]: self.head},
+            "norm": {self.paths["norm"]: self.norm},
+        }
         found: dict[str, nn.Module] = {}
         for role in roles:
             if role in outside:
-                found[self.paths[role]] = outside[role]
-                continue
-            if role not in ROLES:
-                raise PartsError(f"no module role '{role}'; there are: {', '.join((*ROLES, *outside))}")
-            for index in self.layer_indices(layers):
-                prefix = f"{self.paths['layers']}.{index}"
-                found |= {f"{prefix}.{name}": module for name, module in self._in_layer(index, role).items()}
+                found |= outside[role]
+            elif role in ROLES:
+                for index in self.layer_indices(layers):
+                    prefix = f"{self.paths['layers']}.{index}"
+                    found |= {f"{prefix}.{name}": module for name, module in self._in_layer(index, role).items()}
+            elif called := self._called(role):
+                found |= called
+            else:
+                known = ", ".join((*ROLES, *outside))
+                raise PartsError(f"no module role '{role}', and no module's path; roles are: {known}")
         return found
+
+    def _called(self, pattern: str) -> dict[str, nn.Module]:
+        """Path -> module of all whose path is as the pattern says."""
+        every = {**self.outside, self.paths["decoder"]: self.decoder, self.paths["head"]: self.head}
+        named = {path: module for owner, part in every.items() for path, module in part.named_modules(prefix=owner)}
+        return {path: module for path, module in named.items() if fnmatchcase(path, pattern)}
 
     def _in_layer(self, index: int, role: str) -> dict[str, nn.Module]:
         if found := self._found(index, role):
@@ -207,6 +235,8 @@ def find_parts(model: Any) -> Parts:
         absent.append("image token")
     if absent:
         raise PartsError(f"{type(model).__name__}: could not find its {', '.join(absent)}")
+    if (qformer := _first(model, _QFORMERS) or _first(model.base_model, _QFORMERS)) is not None:
+        found["qformer"] = qformer
     names = {id(module): name for name, module in model.named_modules(remove_duplicate=False)}
     paths = {part: names[id(module)] for part, module in found.items()}
     layers = tuple(found.pop("layers"))

@@ -46,8 +46,8 @@ def verify(vlm: VLM) -> None:
     fired = {call.name for call in calls}
     problems = [
         f"its {part} ({parts.paths[part]}) was not used for a picture and a question"
-        for part in ("vision", "connector", "norm", "head")
-        if part not in fired
+        for part in ("vision", "qformer", "connector", "norm", "head")
+        if part in parts.paths and part not in fired
     ]
     problems += disorder(calls, range(len(parts.layers)))
     if not problems and not _caps_logits(vlm.model.config):
@@ -98,7 +98,9 @@ def disorder(calls: Sequence[Call], expected: Sequence[int]) -> list[str]:
 
 def _watched(parts: Parts) -> dict[str, nn.Module]:
     layers = {f"layer {index}": layer for index, layer in enumerate(parts.layers)}
-    return {**layers, "vision": parts.vision, "connector": parts.connector, "norm": parts.norm, "head": parts.head}
+    former = {} if parts.qformer is None else {"qformer": parts.qformer}
+    outside = {"vision": parts.vision, **former, "connector": parts.connector}
+    return {**layers, **outside, "norm": parts.norm, "head": parts.head}
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
