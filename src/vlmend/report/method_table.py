@@ -35,14 +35,11 @@ def method_table(title: str, proofs: Sequence[Proof], reports: Sequence[Report])
     kinds = [kind for kind in KINDS if kind in first]
     changes, stays = ([kind for kind in kinds if kind_of(kind).keeps is keeps] for keeps in (False, True))
     lines = [f"## {title}", ""]
-    lines += _table(proofs, changes, ["O-Gen drop", "mean gain", "s an edit", "process peak MB"], _of_the_whole)
-    lines += ["", "What is to stay:", ""]
     lines += _table(
-        proofs,
-        stays,
-        [_head(report) for report in reports],
-        lambda proof: [" / ".join(f"{n:.0f}" for n in report.numbers.get(proof.method, ())) for report in reports],
+        proofs, changes, reports, ["O-Gen drop", "mean gain", "s an edit", "process peak MB"], _of_the_whole
     )
+    lines += ["", "What is to stay:", ""]
+    lines += _table(proofs, stays, reports)
     for report in reports:
         told = [f"* {one}" for one in remarks(proofs, report)]
         lines += ["", f"Two editors in another order than in {report.source}:" if told else _agrees(report)]
@@ -51,9 +48,15 @@ def method_table(title: str, proofs: Sequence[Proof], reports: Sequence[Report])
 
 
 def _table(
-    proofs: Sequence[Proof], kinds: Sequence[str], more: Sequence[str], rest: Callable[[Proof], Sequence[str]]
+    proofs: Sequence[Proof],
+    kinds: Sequence[str],
+    reports: Sequence[Report],
+    more: Sequence[str] = (),
+    rest: Callable[[Proof], Sequence[str]] = lambda _: (),
 ) -> list[str]:
-    """Lines: of every editor the scores of some kinds of probe, and more."""
+    """Lines: of every editor the scores of some kinds of probe, more, and what reports have of those kinds."""
+    quoted = [_only(report, kinds) for report in reports if {*report.metrics} & {*kinds}]
+    more = [*more, *(f"{one.source}: {' / '.join(kind_of(kind).short for kind in one.metrics)}" for one in quoted)]
     columns = ["editor", *(kind_of(kind).short for kind in kinds), *more]
     changes = [proofs[0].summary[kind] for kind in kinds]
     before = [f"{percent(one.tf_exact.before)} / {percent(one.free_exact.before)}" for one in changes]
@@ -61,8 +64,23 @@ def _table(
         _row(*columns),
         _row(*["---"] * len(columns)),
         _row("*before*", *before, *[""] * len(more)),
-        *(_row(f"`{proof.method}`", *(_cell(proof, kind) for kind in kinds), *rest(proof)) for proof in proofs),
+        *(
+            _row(
+                f"`{proof.method}`",
+                *(_cell(proof, kind) for kind in kinds),
+                *rest(proof),
+                *(" / ".join(f"{n:.0f}" for n in one.numbers.get(proof.method, ())) for one in quoted),
+            )
+            for proof in proofs
+        ),
     ]
+
+
+def _only(report: Report, kinds: Sequence[str]) -> Report:
+    """What a report has of some kinds of probe."""
+    places = [place for place, kind in enumerate(report.metrics) if kind in kinds]
+    numbers = {name: tuple(row[place] for place in places) for name, row in report.numbers.items()}
+    return Report(report.source, tuple(report.metrics[place] for place in places), numbers)
 
 
 def _of_the_whole(proof: Proof) -> list[str]:
@@ -74,10 +92,6 @@ def _of_the_whole(proof: Proof) -> list[str]:
         "" if cost.seconds is None else format(cost.seconds, ".2g"),
         "" if cost.peak_mb is None else format(cost.peak_mb, ".0f"),
     ]
-
-
-def _head(report: Report) -> str:
-    return f"{report.source}: {' / '.join(kind_of(kind).short for kind in report.metrics)}"
 
 
 def _agrees(report: Report) -> str:
