@@ -26,7 +26,8 @@ def test_the_small_system_has_the_solution_of_the_normal_equations(tokens, width
     wanted = -0.3 * h_hat.norm(dim=-1, keepdim=True) ** 2 * v_hat
     whole = torch.linalg.solve(h.T @ h + 0.7 * torch.eye(width, dtype=torch.float64), h.T @ wanted).T
     torch.testing.assert_close(left @ right, whole, rtol=1e-9, atol=1e-9)
-    assert (left.shape, right.shape) == ((out, tokens), (tokens, width))
+    rank = min(tokens, width)
+    assert (left.shape, right.shape) == ((out, rank), (rank, width))
 
 
 def test_an_edit_is_the_papers_step_at_the_answers_tokens(llava: VLM, cases):
@@ -52,6 +53,25 @@ def test_an_edit_is_the_papers_step_at_the_answers_tokens(llava: VLM, cases):
         assert change.tensors[0].shape[1] == sum(counts)
         made = change.fold(torch.zeros(change.shape)).double()
         torch.testing.assert_close(made, whole, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "modules"), [("llava", "connector"), ("llava", "vision"), ("blip2", "connector")])
+def test_before_the_decoder_the_step_is_made_at_every_token(tiny, cases, name, modules):
+    """There is no answer's token there; all that have a gradient are moved."""
+    vlm = tiny(name)
+    edit = UltraEdit(modules=(modules,), eta=0.01, ridge=2.0).fit(vlm, cases[:1])
+    linears = Layers.found(vlm, "late", (modules,)).linears
+    prepared = vlm.prepare([cases[0].request])
+    gradients = dict(gradients_of(vlm, prepared, linears, [""]))[0]
+    assert any(len(one.inputs_TI) > len(prepared.rows[0].target_N) for one in gradients.values())
+    (op,) = edit.ops
+    for at, one in gradients.items():
+        h, v = one.inputs_TI.double(), one.deltas_TO.double()
+        h_hat, v_hat = ((x - x.mean(0)) / (x.std(0, correction=0) + 1e-7) for x in (h, v))
+        wanted = -0.01 * h_hat.square().sum(-1, keepdim=True) * v_hat
+        whole = torch.linalg.solve(h.T @ h + 2.0 * torch.eye(h.shape[1]), h.T @ wanted).T
+        made = op.changes[at].fold(torch.zeros(op.changes[at].shape)).double()
+        torch.testing.assert_close(made, whole, rtol=2e-2, atol=1e-3 * float(whole.abs().max()))
 
 
 @given(sizes=st.lists(st.integers(0, 6), min_size=1, max_size=5), width=st.integers(1, 4), seed=st.integers(0, 999))

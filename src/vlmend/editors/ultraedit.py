@@ -12,7 +12,11 @@ which it does in the sense of least squares, with a ridge lambda:
     dW^T  =  (H^T H + lambda I)^-1 H^T T      =  H^T (H H^T + lambda I)^-1 T.
 
 The right-hand form takes the inverse of an N x N matrix and leaves factors of rank N, [O, N] and [N, I]: what an edit
-takes grows with its own tokens and with nothing else. Nothing is trained and no token of a subject is looked for.
+takes grows with its own tokens and with nothing else. (With more tokens than I the left-hand form does, of rank I.)
+Nothing is trained and no token of a subject is looked for.
+
+Beyond the paper: layers that a picture goes through before the decoder have no answer tokens. There the step is made at
+all tokens that have a gradient.
 
 The statistics of h and v are taken over all tokens of the requests at hand that have a gradient. In the paper they run
 over a life of batches of a hundred edits: with ``lifelong`` an edit leaves its own behind (`MomentsOp`), and those made
@@ -77,10 +81,13 @@ class UltraEdit:
             raise EditError("eta and ridge of ultraedit must be above 0")
         linears = Layers.found(vlm, self.layers, self.modules).linears
         prepared = vlm.prepare([case.request for case in cases])
+        before = {module for part in vlm.parts.outside.values() for module in part.modules()}
         met: dict[str, _Met] = {}
         for index, gradients in gradients_of(vlm, prepared, linears, [case.id for case in cases]):
+            answer = len(prepared.rows[index].target_N)
             for name, gradient in gradients.items():
-                met.setdefault(name, _Met()).add(index, gradient, len(prepared.rows[index].target_N))
+                count = len(gradient.inputs_TI) if linears[name] in before else answer
+                met.setdefault(name, _Met()).add(index, gradient, count)
         own = MomentsOp({name: one.moments for name, one in met.items()})
         known = _of_a_life(vlm, own) if self.lifelong else own
         changes: Changes = {name: self._change(one, known.moments[name]) for name, one in met.items()}
@@ -90,7 +97,7 @@ class UltraEdit:
     @torch.no_grad()
     def _change(self, met: _Met, moments: tuple[Moments, Moments]) -> tuple[Tensor, Tensor]:
         """The factors of one layer's change, [O, N] and [N, I]."""
-        h_NI, v_NO = met.answers()
+        h_NI, v_NO = met.steps()
         h_hat_NI, v_hat_NO = (
             one.to(x.device).normalised(x, _EPSILON) for one, x in zip(moments, (h_NI, v_NO), strict=True)
         )
@@ -98,16 +105,16 @@ class UltraEdit:
 
 
 class _Met:
-    """What is kept of requests' gradients at one layer: of answers' tokens all, of the others their moments."""
+    """What is kept of requests' gradients at one layer: where the step is made all, elsewhere their moments."""
 
     def __init__(self) -> None:
-        self._answers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._steps: dict[int, tuple[Tensor, Tensor]] = {}
         self._moments: tuple[Moments, Moments] | None = None
 
     def add(self, index: int, gradient: Gradient, count: int) -> None:
-        """One more request, whose answer's ``count`` tokens are the last with a gradient."""
+        """One more request; the step is made at the last ``count`` tokens that have a gradient."""
         every = (gradient.inputs_TI.float(), gradient.deltas_TO.float())
-        self._answers[index] = (every[0][-count:], every[1][-count:])
+        self._steps[index] = (every[0][-count:], every[1][-count:])
         own = (Moments.of(every[0]), Moments.of(every[1]))
         before = self._moments
         self._moments = own if before is None else (before[0].joined(own[0]), before[1].joined(own[1]))
@@ -118,9 +125,9 @@ class _Met:
         assert self._moments is not None
         return self._moments
 
-    def answers(self) -> tuple[Tensor, Tensor]:
-        """Inputs [N, I] and gradients [N, O] at the answers' tokens, request by request."""
-        some = [self._answers[index] for index in sorted(self._answers)]
+    def steps(self) -> tuple[Tensor, Tensor]:
+        """Inputs [N, I] and gradients [N, O] where the step is made, request by request."""
+        some = [self._steps[index] for index in sorted(self._steps)]
         return torch.cat([h for h, _ in some]), torch.cat([v for _, v in some])
 
 
@@ -133,7 +140,10 @@ def _of_a_life(vlm: VLM, own: MomentsOp) -> MomentsOp:
 
 
 def shift(h_NI: Tensor, h_hat_NI: Tensor, v_hat_NO: Tensor, eta: float, ridge: float) -> tuple[Tensor, Tensor]:
-    """The change of a weight [O, I] as factors [O, N] and [N, I]: the module's equation, right-hand form."""
+    """The change of a weight [O, I] as factors [O, R] and [R, I], R the lesser of N and I: the module's equation."""
     wanted_NO = -eta * h_hat_NI.square().sum(-1, keepdim=True) * v_hat_NO
+    eye_II = torch.eye(h_NI.shape[1], dtype=h_NI.dtype, device=h_NI.device)
+    if len(h_NI) > len(eye_II):
+        return torch.linalg.solve(h_NI.T @ h_NI + ridge * eye_II, h_NI.T @ wanted_NO).T, eye_II
     gram_NN = h_NI @ h_NI.T + ridge * torch.eye(len(h_NI), dtype=h_NI.dtype, device=h_NI.device)
     return torch.linalg.solve(gram_NN, wanted_NO).T, h_NI
