@@ -183,9 +183,11 @@ class ClosedForm:
         return [op.keys[name].to(vlm.device) for op in vlm.ops_in_force if isinstance(op, KeysOp) and name in op.keys]
 
     def _moments(self, vlm: VLM, linears: Mapping[int, tuple[str, nn.Linear]]) -> dict[int, Tensor]:
-        """Layer -> mean of k k^T over the reference's tokens, [I, I]; found once for a model."""
+        """Layer -> mean of k k^T over the reference's tokens, [I, I], of the model without edits; found once."""
         if vlm.fingerprint not in self._known:
-            self._known[vlm.fingerprint] = moments(vlm, self._reference(vlm), {n: x for n, (_, x) in linears.items()})
+            with vlm.bare():
+                layers = {layer: linear for layer, (_, linear) in linears.items()}
+                self._known[vlm.fingerprint] = moments(vlm, self._reference(vlm), layers)
         return self._known[vlm.fingerprint]
 
     def _reference(self, vlm: VLM) -> list[Example]:

@@ -76,10 +76,11 @@ class LiveEdit(Shelved[_Read]):
         read = self.shelved(vlm)
         network = read.network.to(vlm.device)
         pool: Experts | None = None
-        for case in cases:
-            row, (states_TD,) = request_states(vlm, case, [read.layer])
-            one = network.experts(states_TD[: edited(row)].float(), *shown(row, states_TD.device))
-            pool = one if pool is None else pool + one
+        with vlm.without(ExpertsOp):  # prompts are read before an expert acts
+            for case in cases:
+                row, (states_TD,) = request_states(vlm, case, [read.layer])
+                one = network.experts(states_TD[: edited(row)].float(), *shown(row, states_TD.device))
+                pool = one if pool is None else pool + one
         assert pool is not None, "there are cases"
         return edit_of(self, vlm, cases, [ExpertsOp(read.layer, network.reader(), network.heads, pool)])
 

@@ -97,7 +97,8 @@ class VEADMemory(Shelved[_Read]):
         check_cases(cases)
         check_pictures_asked(cases)
         read = self.shelved(vlm)
-        made = [self._entry(vlm, case, read) for case in cases]
+        with vlm.without(MemoryOp):  # of all entries one acts
+            made = [self._entry(vlm, case, read) for case in cases]
         keys = Keys(torch.cat([key.asked_NC for key, _ in made]), torch.cat([key.seen_NC for key, _ in made]))
         bar = read.bar if self.bar is None else self.bar
         memory = MemoryOp(read.placed.layer, read.reader, read.heads, keys, tuple(entry for _, entry in made), bar)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from vlmend.edits.edit import Edit
-from vlmend.edits.ops import Op, WeightOp
+from vlmend.edits.ops import WeightOp
+from vlmend.models.intervene import joined
 
 __all__ = ["compact"]
 
@@ -16,8 +17,8 @@ __all__ = ["compact"]
 def compact(edit: Edit, device: torch.device | str = "cpu") -> Edit:
     """The same edit with all that it adds to weights added up, in float32, and its memories and neurons joined.
 
-    It does the same but for rounding, and but for prompts that two of several memories would have acted on: in the one
-    that they become, the better one acts. What replaces weights, and what several edits share, is left as it is.
+    It does the same but for rounding. Of memories and pools with two entries for the same request the later one alone
+    is left. What replaces weights, and what several edits share, is left as it is.
 
     Args:
         edit: with all that it does.
@@ -30,17 +31,6 @@ def compact(edit: Edit, device: torch.device | str = "cpu") -> Edit:
     for op in adding:
         for name, change in op.changes.items():
             total[name] = change.fold(total[name] if name in total else torch.zeros(change.shape, device=device))
-    ops: list[Op] = [WeightOp.deltas(total)] if adding else []
-    for op in edit.ops:
-        if op not in adding:
-            _join(ops, op)
-    return replace(edit, ops=tuple(ops)) if len(ops) < len(edit.ops) else edit
-
-
-def _join(ops: list[Op], op: Op) -> None:
-    """Put an operation into the first that takes it, or behind all."""
-    for place, one in enumerate(ops):
-        if (both := one.joined(op)) is not None:
-            ops[place] = both
-            return
-    ops.append(op)
+    sums = [WeightOp.deltas(total)] if adding else []
+    ops = joined([*sums, *(op for op in edit.ops if op not in adding)])
+    return replace(edit, ops=ops) if len(ops) < len(edit.ops) else edit

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlmend.edits.named import under
-from vlmend.edits.ops import Op, alike, kept
+from vlmend.edits.ops import Op, alike, kept, outlived
 from vlmend.edits.recall import Keys
 from vlmend.edits.scope import keys_for, leads
 from vlmend.edits.speaker import Fact, say
@@ -99,12 +99,14 @@ class CounterfactualOp(Op):
         return say([(fact, query, said_N)], speaker, self.heads)[0][-len(logits_KV) :]
 
     def joined(self, other: Op) -> Op | None:
-        """One operation of both's edits, if it is the same counterfactual model that knows them."""
+        """One operation of both's edits, if it is the same counterfactual model that knows them; of two with the same
+        key the later one."""
         if not isinstance(other, CounterfactualOp) or not alike(self.assets, other.assets):
             return None
         if (self.heads, self.bar, self.route) != (other.heads, other.bar, other.route):
             return None
-        return replace(self, keys=self.keys + other.keys, facts=(*self.facts, *other.facts))
+        own = outlived(*((keys.asked_NC, keys.seen_NC) for keys in (self.keys, other.keys)))
+        return replace(self, keys=self.keys[own] + other.keys, facts=(*(self.facts[at] for at in own), *other.facts))
 
     def fields(self) -> dict[str, Any]:
         facts = [{"question": one.words_K.tolist(), "answer": one.answer_N.tolist()} for one in self.facts]

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlmend.edits.named import linear, norm
-from vlmend.edits.ops import Op, alike, kept
+from vlmend.edits.ops import Op, alike, kept, outlived
 from vlmend.errors import EditError
 
 __all__ = ["Experts", "ExpertsOp", "Features", "features", "likeness", "mixed", "read", "soft_weights"]
@@ -39,6 +39,9 @@ class Features:
 
     phi_NKM: Tensor
     psi_NKM: Tensor
+
+    def __getitem__(self, places: list[int]) -> Features:
+        return Features(self.phi_NKM[places], self.psi_NKM[places])
 
     def __add__(self, other: Features) -> Features:
         return Features(torch.cat([self.phi_NKM, other.phi_NKM]), torch.cat([self.psi_NKM, other.psi_NKM]))
@@ -54,6 +57,9 @@ class Experts:
 
     def __len__(self) -> int:
         return len(self.up_ERD)
+
+    def __getitem__(self, places: list[int]) -> Experts:
+        return Experts(self.found[places], self.up_ERD[places], self.down_ERD[places])
 
     def __add__(self, other: Experts) -> Experts:
         up_ERD, down_ERD = (torch.cat([getattr(one, name) for one in (self, other)]) for name in ("up_ERD", "down_ERD"))
@@ -204,12 +210,13 @@ class ExpertsOp(Op):
         return self.decided(states_TD, visual_T)(states_TD)
 
     def joined(self, other: Op) -> Op | None:
-        """All experts of both, if prompts are read alike."""
+        """All experts of both, if prompts are read alike; of two that are found alike the later one."""
         if not isinstance(other, ExpertsOp) or not alike(self.reader, other.reader):
             return None
         if (self.layer, self.heads) != (other.layer, other.heads):
             return None
-        return replace(self, experts=self.experts + other.experts)
+        mine, its = ((found.phi_NKM, found.psi_NKM) for found in (self.experts.found, other.experts.found))
+        return replace(self, experts=self.experts[outlived(mine, its)] + other.experts)
 
     def fields(self) -> dict[str, Any]:
         return {"layer": self.layer, "heads": self.heads}

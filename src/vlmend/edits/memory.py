@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlmend.edits.functions import FunctionOp
-from vlmend.edits.ops import Op, alike, kept
+from vlmend.edits.ops import Op, alike, kept, outlived
 from vlmend.edits.recall import Keys, agreement, keys_of
 from vlmend.edits.states import StateOp
 from vlmend.errors import EditError
@@ -96,12 +96,15 @@ class MemoryOp(Op):
         return states_TD if place is None else self.entries[place].change(states_TD, visual_T)
 
     def joined(self, other: Op) -> Op | None:
-        """One memory of both's entries, if their keys are read alike: of all of them one acts, the best."""
+        """One memory of both's entries, if their keys are read alike: of all of them the best acts, and of two with the
+        same key the later one."""
         if not isinstance(other, MemoryOp) or not alike(self.reader, other.reader):
             return None
         if (self.layer, self.heads, self.bar) != (other.layer, other.heads, other.bar):
             return None
-        return replace(self, keys=self.keys + other.keys, entries=(*self.entries, *other.entries))
+        own = outlived(*((keys.asked_NC, keys.seen_NC) for keys in (self.keys, other.keys)))
+        entries = (*(self.entries[at] for at in own), *other.entries)
+        return replace(self, keys=self.keys[own] + other.keys, entries=entries)
 
     def fields(self) -> dict[str, Any]:
         return {"layer": self.layer, "heads": self.heads, "bar": self.bar}

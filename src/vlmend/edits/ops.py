@@ -66,6 +66,16 @@ def alike(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
     )
 
 
+def outlived(earlier: Sequence[Tensor], later: Sequence[Tensor]) -> list[int]:
+    """Places of earlier entries whose keys, [N, ...] each, are not those of a later one but for rounding: an edit of
+    what has been edited before takes the place of that."""
+    mine_NF, other_MF = (torch.cat([key.flatten(1) for key in keys], 1).float() for keys in (earlier, later))
+    if not len(other_MF):
+        return [*range(len(mine_NF))]
+    near = 1e-4 * float(other_MF.abs().max())
+    return [place for place, key_F in enumerate(mine_NF) if float((other_MF - key_F).abs().amax(1).min()) > near]
+
+
 def kept(tensor: Tensor) -> Tensor:
     """A copy as operations hold it, that later changes of the original do not reach."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

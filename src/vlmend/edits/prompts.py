@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from vlmend.edits.ops import Op, kept
+from vlmend.edits.ops import Op, kept, outlived
 from vlmend.errors import EditError
 from vlmend.models.prompts import MARKER
 
@@ -130,17 +130,18 @@ class RecallOp(Op):
         return openings, texts
 
     def joined(self, other: Op) -> Op | None:
-        """The texts of both, if they are found and put in the same way."""
+        """The texts of both, if they are found and put in the same way; of two with the same key the later one."""
         if not isinstance(other, RecallOp) or (self._way, self.keys_E2D.shape[2]) != (
             other._way,
             other.keys_E2D.shape[2],
         ):
             return None
-        openings = self.openings + other.openings
-        if len(openings) not in (0, len(self.texts) + len(other.texts)):
+        if bool(self.openings) != bool(other.openings):
             return None
-        keys_E2D = torch.cat([self.keys_E2D, other.keys_E2D])
-        return RecallOp(self.texts + other.texts, keys_E2D, *self._way, openings)
+        own = outlived([self.keys_E2D], [other.keys_E2D])
+        texts, openings = (tuple(some[at] for at in own if some) for some in (self.texts, self.openings))
+        keys_E2D = torch.cat([self.keys_E2D[own], other.keys_E2D])
+        return RecallOp(texts + other.texts, keys_E2D, *self._way, openings + other.openings)
 
     @property
     def _way(self) -> tuple[int, float | None, str]:

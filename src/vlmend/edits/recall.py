@@ -32,7 +32,7 @@ class Keys:
     asked_NC: Tensor
     seen_NC: Tensor
 
-    def __getitem__(self, places: slice | Tensor) -> Keys:
+    def __getitem__(self, places: slice | Tensor | list[int]) -> Keys:
         return Keys(self.asked_NC[places], self.seen_NC[places])
 
     def __add__(self, other: Keys) -> Keys:

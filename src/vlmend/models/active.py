@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from vlmend.models.weights import Folded
@@ -38,3 +39,14 @@ class Active:
         if self in self._among:
             self._among.remove(self)
             self._folded.undo()
+
+    @contextmanager
+    def lifted(self) -> Generator[None, None, None]:
+        """Out of force in the block, and the last of all behind it."""
+        self._among.remove(self)
+        self._folded.undo()
+        try:
+            yield
+        finally:
+            self._folded.redo()
+            self._among.append(self)

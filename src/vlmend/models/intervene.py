@@ -33,6 +33,7 @@ __all__ = [
     "acting",
     "check",
     "first_stage",
+    "joined",
     "plan",
     "reads_question",
 ]
@@ -168,6 +169,28 @@ def _kind_of(op: Any) -> Any:
             raise EditError(f"no executor for operations of kind {type(op).__name__}")
         _known_kinds[type(op)] = kind
     return kind
+
+
+def joined(ops: Iterable[Any]) -> tuple[Any, ...]:
+    """Operations in their order, each that an earlier one takes in (``joined``) within that."""
+    found: list[Any] = []
+    for op in ops:
+        for place, one in enumerate(found):
+            if isinstance(one, _Joining) and (both := one.joined(op)) is not None:
+                found[place] = both
+                break
+        else:
+            found.append(op)
+    return tuple(found)
+
+
+@runtime_checkable
+class _Joining(Protocol):
+    """Can be one with others of its kind: with the entries of both a pool finds the best of all."""
+
+    def joined(self, other: Any) -> Any | None:
+        """Both as one; ``None`` where they cannot be."""
+        ...
 
 
 def plan(ops: Iterable[Any], row: Row) -> Plan:

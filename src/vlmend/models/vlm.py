@@ -6,7 +6,7 @@ Everything that runs goes through here, so that batches, pictures and edits are 
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from vlmend.models.begun import Begun
 from vlmend.models.contrast import Contrast
 from vlmend.models.feeding import feeder_of
 from vlmend.models.greedy import GREEDY, follow, takes_the_likeliest
-from vlmend.models.intervene import Plan, acting, check, first_stage, plan
+from vlmend.models.intervene import Plan, acting, check, first_stage, joined, plan
 from vlmend.models.logits import Rewrite
 from vlmend.models.mixing import Mixer, Query, mixed, stepwise
 from vlmend.models.outputs import Question, Reply, RowOutput, RunOutput, row_output
@@ -64,6 +64,8 @@ class VLM:
         self.weights = Weights(model, parts)
         self.batch_rows = 32
         self._active: list[Active] = []
+        self._hidden: tuple[type, ...] = ()
+        self._stood: tuple[tuple[Any, ...], tuple[Any, ...]] = ((), ())  # operations, and what they are together
         self._shared: Shared | None = None
         self._ends = _end_tokens(model, self.tokenizer)
         self._preparer = Preparer(processor, prompter, parts.image_token, self._ends, parts.in_stream)
@@ -404,17 +406,30 @@ class VLM:
         check(edit.ops, self.parts, self.weights)
 
     def _plans(self, prepared: Prepared, edits: Edits, ops: Sequence[Any]) -> list[Plan]:
-        """What acts on each row: edits in force (whose weights are folded already), the row's own, then ``ops``."""
-        standing = [op for one in self._active for op in one.edit.ops if not isinstance(op, WeightsOperation)]
+        """What acts on each row: edits in force (whose weights are folded already), the row's own, then ``ops``. Pools
+        and memories of several edits are one."""
+        standing = self._standing()
         each = list(edits) if isinstance(edits, Sequence) else [edits] * len(prepared)
         if len(each) != len(prepared):
             raise EditError(f"{len(each)} edits were given for {len(prepared)} rows")
-        for edit in {id(edit): edit for edit in each if edit is not None}.values():
-            self.check(edit)
-        return [
-            plan((*standing, *(edit.ops if edit is not None else ()), *ops), row)
-            for edit, row in zip(each, prepared.rows, strict=True)
-        ]
+        acting = {id(None): standing}
+        for edit in each:
+            if edit is not None and id(edit) not in acting:
+                self.check(edit)
+                acting[id(edit)] = joined((*standing, *edit.ops)) if standing else tuple(edit.ops)
+        return [plan((*acting[id(edit)], *ops), row) for edit, row in zip(each, prepared.rows, strict=True)]
+
+    def _standing(self) -> tuple[Any, ...]:
+        """What edits in force do beside changing weights; what is known of the same ones is gone on from."""
+        idle = (WeightsOperation, *self._hidden)
+        ops = tuple(op for one in self._active for op in one.edit.ops if not isinstance(op, idle))
+        known, made = self._stood
+        if len(known) > len(ops) or any(one is not other for one, other in zip(known, ops, strict=False)):
+            known, made = (), ()
+        if len(ops) > len(known):
+            made = joined((*made, *ops[len(known) :]))
+        self._stood = (ops, made)
+        return made
 
     @property
     def active_edits(self) -> tuple[str, ...]:
@@ -425,6 +440,25 @@ class VLM:
     def ops_in_force(self) -> tuple[Any, ...]:
         """The operations of the edits in force, in their order."""
         return tuple(op for handle in self._active for op in handle.edit.ops)
+
+    @contextmanager
+    def without(self, kind: type) -> Generator[VLM, None, None]:
+        """The model with all that edits in force do, but for operations of one kind that change no weights."""
+        before = self._hidden
+        self._hidden = (*before, kind)
+        try:
+            yield self
+        finally:
+            self._hidden = before
+
+    @contextmanager
+    def bare(self) -> Generator[VLM, None, None]:
+        """The model with no edit in force; afterwards all that were are again, in their order, bit for bit."""
+        taken = list(self._active)
+        with ExitStack() as stack:
+            for handle in reversed(taken):
+                stack.enter_context(handle.lifted())
+            yield self
 
     @contextmanager
     def using(self, edit: Applicable | None) -> Generator[VLM, None, None]:

@@ -54,6 +54,10 @@ class Folded:
         """Take the operations back; a second call does nothing."""
         self._weights.remove(self)
 
+    def redo(self) -> None:
+        """Put operations that were taken back in force again, after those that are."""
+        self._weights.put(self)
+
 
 class Weights:
     """The weights of one model, by on-disk name."""
@@ -104,6 +108,11 @@ class Weights:
         for operation in operations:
             self.check(operation)
         handle = Folded(self, tuple(operations))
+        self.put(handle)
+        return handle
+
+    def put(self, handle: Folded) -> None:
+        """Put the operations of a handle in force, after those that are already."""
         self._active.append(handle)
         try:
             self._refold(handle)
@@ -111,7 +120,6 @@ class Weights:
             self._active.remove(handle)
             self._refold(handle)
             raise
-        return handle
 
     def check(self, operation: WeightsOperation) -> None:
         """Refuse what names a tensor that the model does not have.
