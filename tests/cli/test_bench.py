@@ -232,7 +232,9 @@ def test_each_editor_in_each_place(vlmend_cli, tiny_folder, cases_file, tmp_path
     again = vlmend_cli(*given, *fast, "--modules", "language,connector,vision")
     assert "Measured once, without a choice of module: null\n" in again.stdout
     mistake = vlmend_cli(*given, "--modules", "ears")
-    assert mistake.is_a_users_mistake("--modules", "ears", "language, connector, vision")
+    assert mistake.is_a_users_mistake("--modules takes language", "no module role 'ears'", "connector")
+    mistake = vlmend_cli(*given, "--editors", "ft", "--set", 'ft.modules=["connector"]', "--modules", "language")
+    assert mistake.is_a_users_mistake("--modules language", "'ft.modules' is set to 'connector'")
 
 
 def test_each_editor_in_modules_by_path(vlmend_cli, tiny_folder, cases_file, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmend import VLM, Edit, EditCase, Example
+from vlmend import FT, VLM, Edit, EditCase, Example
 from vlmend.data.formats import plain
 from vlmend.editors.alphaedit import AlphaEdit, null_space
 from vlmend.editors.closed_form import spread
@@ -135,6 +135,17 @@ def test_the_reference_is_a_file_or_drawn(tiny, cases, tmp_path):
     assert editor._moments(vlm, editor._linears(vlm))[1] is told
 
 
+@pytest.mark.parametrize("editor", [MEMIT, AlphaEdit])
+def test_the_reference_is_the_models_without_edits(tiny, cases, editor):
+    """Whatever was in force when it was first asked, so that a sequence that is resumed is the same."""
+    vlm: VLM = tiny("llava")
+    strong = FT(layers="all", steps=5, lr=3e-2).fit(vlm, cases[1:2])
+    fresh, used = editor(drawn=4), editor(drawn=4)
+    with vlm.using(strong):
+        used.fit(vlm, cases[2:3])
+    assert used.fit(vlm, cases[:1]).id == fresh.fit(vlm, cases[:1]).id
+
+
 @pytest.mark.parametrize(
     ("editor", "problem"),
     [
@@ -142,7 +153,8 @@ def test_the_reference_is_a_file_or_drawn(tiny, cases, tmp_path):
         (MEMIT(drawn=2, covariance=0), "covariance of memit must be above 0"),
         (AlphaEdit(drawn=2, share=1.5), "share of alphaedit lies between 0 and 1"),
         (AlphaEdit(drawn=2, share=1e-12), "no direction holds less than"),
-        (MEMIT(module="mlp"), "'mlp' is 3 linear layers"),
+        (MEMIT(module="mlp"), "module of memit is what hands on a layer's share: mlp.down or attn.out"),
+        (AlphaEdit(module="head"), "module of alphaedit is what"),
         (AlphaEdit(reference="nowhere.jsonl"), "no reference at 'nowhere.jsonl'"),
     ],
 )

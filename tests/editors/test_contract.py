@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 import torch
 
+import vlmend
 from conftest import CORE, FAMILIES, assert_untouched, hooks_of, left_alone, weights_of
 from vlmend import VLM, Edit, EditCase, Example, WeightOp, editor, evaluate
 from vlmend.editors.base import CONTROLS, EDITORS, Editor, editor_class
 from vlmend.editors.training import TRAINABLE, train, trainable_class
+from vlmend.edits.compact import compact
 from vlmend.edits.counterfactual import CounterfactualOp
 from vlmend.edits.experts import Experts, ExpertsOp
 from vlmend.edits.functions import FunctionOp
-from vlmend.edits.left import KeysOp
+from vlmend.edits.left import KeysOp, LeftOp
 from vlmend.edits.memory import MemoryOp
+from vlmend.edits.merge import merge
 from vlmend.edits.neurons import NeuronOp
 from vlmend.edits.prompts import PromptOp, RecallOp
 from vlmend.edits.recall import Keys
@@ -79,6 +82,8 @@ TELLING = ("ike",)
 # The same for an edit on top of another: the gradient of a model that an edit has changed is none that a network of so
 # few steps has met.
 LEFT_ON_TOP = {**LEFT, "ke": 0.8, "liveedit": 0.8, "mend": 0.8}
+# Editors whose edits prompts find by what they are about.
+FOUND = ("ike", "liveedit", "lte", "serac", "vead-memory")
 
 
 @pytest.fixture(scope="session")
@@ -319,8 +324,40 @@ def test_fitted_on_top_of_another(method, llava, cases):
     assert [request.case for request in both.requests] == ["case-0", "case-1"]
 
 
+def test_the_later_of_two_edits_of_one_request_counts(method, llava, cases):
+    """In force one after another, as one edit, and with all that it holds joined, as a sequence keeps it."""
+    first, answer = cases[0], cases[1].request.answer
+    other = dataclasses.replace(first, id="later", request=dataclasses.replace(first.request, answer=answer))
+    once = method.fit(llava, [first])
+    with llava.using(once):
+        again = method.fit(llava, [other])
+        with llava.using(again):
+            in_turn = llava.run(llava.prepare([other.request])).rows[0].logits_NV
+    both = once + again
+    prepared = llava.prepare([other.request])
+    for edit in (both, compact(both)):
+        torch.testing.assert_close(llava.run(prepared, edit).rows[0].logits_NV, in_turn, atol=1e-3, rtol=1e-3)
+    if method.name in FOUND:
+        torch.testing.assert_close(llava.run(prepared, again).rows[0].logits_NV, in_turn, atol=1e-3, rtol=1e-3)
+    if method.name not in TRAINABLE:  # those know the targets of a few steps' training
+        moved(method, llava, other, compact(both), LEFT_ON_TOP.get(method.name, 0.5))
+
+
 def test_same_request_same_edit(method, llava, cases):
     assert method.fit(llava, cases[:1]).id == method.fit(llava, cases[:1]).id
+
+
+def test_what_changes_weights_alone_can_be_merged(method, llava, cases, tmp_path):
+    """As a plain model it says what the edited one says; what else an edit may hold is refused."""
+    edit = method.fit(llava, cases[:1])
+    if not all(isinstance(op, WeightOp | LeftOp) for op in edit.ops):
+        with pytest.raises(EditError, match="cannot be merged into weights"):
+            merge(llava, [edit], tmp_path / "merged")
+        return
+    back = vlmend.load(merge(llava, [edit], tmp_path / "merged"))
+    edited = llava.run(llava.prepare([cases[0].request]), edit).rows[0].logits_NV
+    plain = back.run(back.prepare([cases[0].request])).rows[0].logits_NV
+    torch.testing.assert_close(plain, edited, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("broken", [[], [EditCase("x", Example("what ?", None, ""))]])

@@ -65,6 +65,25 @@ def test_divergence_is_said_and_undone(llava, cases):
     assert_untouched(llava, before)
 
 
+def test_a_tied_matrix_is_changed_once(vlm, cases):
+    """What is applied is what was fitted, though the model has the matrix under two names."""
+    roles = ("head", vlm.parts.paths["embed"])
+    named = vlm.weights.named(vlm.parts.modules("last", roles))
+    assert len(named) == (1 if vlm.parts.head.weight is vlm.parts.embed.weight else 2)
+    edit = FT(modules=roles, steps=2, lr=1e-2).fit(vlm, cases[:1])
+    (op,) = edit.ops
+    before = {name: one.detach().clone() for name, one in named.items()}
+    with vlm.using(edit):
+        for name, change in op.changes.items():
+            moved = named[name].detach() - before[name]
+            torch.testing.assert_close(moved, change.fold(torch.zeros(change.shape)), atol=1e-6, rtol=1e-3)
+
+
+def test_nothing_to_fit(llava, cases):
+    with pytest.raises(EditError, match="no matrix in the modules"):
+        FT(modules=("norm",)).fit(llava, cases[:1])
+
+
 def test_unknown_places(llava, cases):
     with pytest.raises(PartsError, match="there is no layer 99"):
         FT(layers=99).fit(llava, cases[:1])

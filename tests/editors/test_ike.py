@@ -141,6 +141,13 @@ def test_demonstrations_first(family, tiny, edited, pool):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+def test_a_layout_is_none_for_the_model_whatever_comes_first(tiny, edited, pool):
+    """A request without a picture does not hide that questions with one could not be asked any more."""
+    blind = replace(edited, id="blind", request=replace(edited.request, image=None))
+    with pytest.raises(EditError, match="takes its picture before all words"):
+        IKE(pool, count=2, layout="demonstrations-first").fit(tiny("blip2"), [blind])
+
+
 def test_of_several_the_likest_is_told(tiny, edited, picture):
     vlm: VLM = tiny("llava")
     other = case("other", "is there a dog ?", "no", picture(2))

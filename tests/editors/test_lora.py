@@ -53,6 +53,14 @@ def test_the_seed_draws(llava, cases):
     assert one.settings["seed"] == 0
 
 
+def test_a_weight_of_two_modules_is_refused(vlm, cases):
+    """Beside the head alone a change would not be that of a matrix which is the embedding too."""
+    if vlm.parts.head.weight is not vlm.parts.embed.weight:
+        pytest.skip("not tied")
+    with pytest.raises(EditError, match="is another module's too"):
+        replace(QUICK, modules=("head",)).fit(vlm, cases[:1])
+
+
 def test_refusals(llava, cases):
     with pytest.raises(EditError, match="no linear layer"):
         replace(QUICK, modules=("norm",)).fit(llava, cases[:1])

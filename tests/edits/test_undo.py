@@ -167,6 +167,31 @@ def test_pictures_are_encoded_anew_after_an_edit_of_the_encoder(vlm: VLM, pictur
     assert torch.equal(before, again)
 
 
+def test_bare_for_a_while(vlm: VLM, picture):
+    """Without all that is in force, then with it as before: in its order, and still to be taken back one by one."""
+    examples = [Example("what ?", picture(seed), "red") for seed in (1, 2, 3)]
+    prepared = vlm.prepare(examples)
+    plain, live = vlm.run(prepared).rows[0].logits_NV, weights_of(vlm)
+    value, other = (random_edit(vlm, seed) for seed in (0, 0))  # of the same tensors, a value among them
+    handles = [vlm.apply(one) for one in (value, Edit(vlm.fingerprint, (shift(vlm, 1),)), other)]
+    edited, weights = vlm.run(prepared).rows[0].logits_NV, weights_of(vlm)
+    in_force = vlm.active_edits
+    with vlm.bare():
+        assert vlm.active_edits == ()
+        assert_untouched(vlm, live)
+        assert torch.equal(vlm.run(prepared).rows[0].logits_NV, plain)
+    assert vlm.active_edits == in_force
+    assert_untouched(vlm, weights)
+    assert torch.equal(vlm.run(prepared).rows[0].logits_NV, edited)
+    with vlm.without(StateOp):
+        some = vlm.run(prepared).rows[0].logits_NV
+        assert not torch.equal(some, edited) and not torch.equal(some, plain)
+    for handle in handles:
+        handle.undo()
+    assert_untouched(vlm, live)
+    assert torch.equal(vlm.run(prepared).rows[0].logits_NV, plain)
+
+
 def test_stacks_are_for_one_model(llava: VLM):
     with pytest.raises(EditError, match="different models"):
         Edit(base="a", ops=()) + Edit(base="b", ops=())

@@ -32,6 +32,22 @@ def test_roles(vlm: VLM):
     assert set(vlm.parts.modules("all", ["connector", "vision"]).values()) == {*between, vlm.parts.vision}
 
 
+def test_no_module_is_in_two_places(vlm: VLM):
+    """Connector, vision encoder and decoder layers share no parameter, where the one lies within the other too."""
+    places = [("connector",), ("vision",), ("attn", "mlp")]
+    each = [
+        {id(one) for module in vlm.parts.modules("all", roles).values() for one in module.parameters()}
+        for roles in places
+    ]
+    assert all(each)
+    assert sum(map(len, each)) == len(set().union(*each))
+
+
+def test_no_layers(llava):
+    with pytest.raises(PartsError, match="no layer is named"):
+        llava.parts.layer_indices([])
+
+
 def test_a_qformer_belongs_to_the_connector(tiny):
     for name in ("blip2", "blip2_llama", "instructblip"):
         parts = tiny(name).parts

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmend.cli.console import progress, working
-from vlmend.errors import DataError, EditError, UnknownNameError, VlmendError
+from vlmend.errors import DataError, EditError, PartsError, UnknownNameError, VlmendError
 
 if TYPE_CHECKING:
     from vlmend.data.records import EditCase
     from vlmend.editors.base import Editor
     from vlmend.editors.training import Trainable
+    from vlmend.models.parts import Parts
     from vlmend.models.vlm import VLM
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "SkipMissingOption",
     "by_module",
     "check_askable",
+    "check_places",
     "load_model",
     "make_editor",
     "make_editors",
@@ -64,7 +66,7 @@ DeviceOption = Annotated[
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 
 
-_PLACES = ("language", "connector", "vision")
+_LANGUAGE = "language"
 
 
 def load_model(name: str, device: str = "cpu", **how: Any) -> VLM:
@@ -169,22 +171,35 @@ def make_editors(names: str, settings: Sequence[str]) -> list[Editor]:
 
 
 def by_module(editors: Sequence[Any], modules: str) -> list[Any]:
-    """The editors, each that can edit other modules ("connector", "vision" or a path) once for each place that is asked
-    for; "language" is where it edits of itself."""
+    """The editors, each that can edit other modules ("connector", "vision", a role or a path) once for each place that
+    is asked for; "language" is where it edits of itself."""
     from vlmend.editors.base import Labelled
+    from vlmend.models.parts import ROLES
 
-    places = list(dict.fromkeys(place.strip() for place in modules.split(",") if place.strip()))
-    if unknown := [place for place in places if place not in _PLACES and not {".", "*"} & {*place}]:
-        raise VlmendError(f"--modules takes {', '.join(_PLACES)} or modules' paths, not '{unknown[0]}'")
+    places = _places(modules)
     found: list[Any] = []
     for editor in editors:
         if not (places and any(field.name == "modules" for field in fields(editor))):
             found.append(editor)
             continue
+        if _LANGUAGE in places and (elsewhere := [one for one in editor.modules if one not in ROLES]):
+            raise VlmendError(f"--modules language: '{editor.name}.modules' is set to '{elsewhere[0]}'; leave one out")
         for place in places:
-            there: Any = editor if place == "language" else replace(editor, modules=(place,))
+            there: Any = editor if place == _LANGUAGE else replace(editor, modules=(place,))
             found.append(Labelled(there, f"{editor.name} {place}"))
     return found
+
+
+def check_places(parts: Parts, modules: str) -> None:
+    """Refuse a place that a model does not have."""
+    try:
+        parts.modules("all", [place for place in _places(modules) if place != _LANGUAGE])
+    except PartsError as error:
+        raise VlmendError(f"--modules takes {_LANGUAGE}, or other modules by role or path: {error}") from error
+
+
+def _places(modules: str) -> list[str]:
+    return list(dict.fromkeys(place.strip() for place in modules.split(",") if place.strip()))
 
 
 def make_training(name: str, settings: Mapping[str, Any]) -> Trainable:

@@ -19,6 +19,7 @@ from vlmend.cli.arguments import (
     SkipMissingOption,
     by_module,
     check_askable,
+    check_places,
     load_model,
     make_editors,
     read_cases,
@@ -89,6 +90,7 @@ def bench(
         groups = grouped(wanted, by) if by else {}
         vlm = load_model(model, device)
         check_askable(vlm, wanted)
+        check_places(vlm.parts, modules or "")
         standing = [Edit.load(folder) for folder in edit or ()]
         measured = partial(
             measure, vlm, methods, wanted, out, protocol=way, max_new_tokens=max_new_tokens, at_once=together

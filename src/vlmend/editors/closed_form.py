@@ -48,6 +48,7 @@ __all__ = ["ClosedForm", "spread"]
 
 _ANSWER = 16  # tokens, of answers to prompts that are about nothing
 
+_HANDS_ON = ("mlp.down", "attn.out")
 Key = Literal["answer", "last", "visual"]
 _PLACES = {
     "answer": lambda row: range(len(row.ids_T) - 1, len(row.ids_T) - 1 + len(row.target_N)),
@@ -63,7 +64,7 @@ class ClosedForm:
 
     Attributes:
         layers: which decoder layers change, in their order; the last is the one that is to hand on z.
-        module: which linear layer of them, by role.
+        module: which linear layer of them, by role: "mlp.down" or "attn.out", whose outputs are added to the states.
         key: the tokens whose states are changed: "answer", where the answer is said; "last", the prompt's last one;
             "visual", those of the pictures.
         steps: of the descent to delta, at most.
@@ -127,6 +128,8 @@ class ClosedForm:
 
     def _linears(self, vlm: VLM) -> dict[int, tuple[str, nn.Linear]]:
         """Decoder layer -> its linear layer, under the name of its weight on disk."""
+        if self.module not in _HANDS_ON:
+            raise EditError(f"module of {self.name} is what hands on a layer's share: {' or '.join(_HANDS_ON)}")
         found: dict[int, tuple[str, nn.Linear]] = {}
         for layer in vlm.parts.layer_indices(self.layers):
             some = vlm.weights.linears(vlm.parts.modules([layer], [self.module]))

@@ -40,8 +40,10 @@ def descend(
         after_step: called after each step, to project the parameters where they must be.
 
     Raises:
-        EditError: the loss or a parameter is not finite, or no parameter has a part in the loss.
+        EditError: the loss or a parameter is not finite, or no parameter has a part in the loss or there is none.
     """
+    if not parameters:
+        raise EditError("nothing is to be fitted: there is no matrix in the modules that are named")
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
     for _ in range(steps):
         loss = loss_of()

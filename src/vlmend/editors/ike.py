@@ -38,6 +38,7 @@ from vlmend.edits.edit import Edit
 from vlmend.edits.prompts import RecallOp
 from vlmend.errors import EditError, PromptError
 from vlmend.models.prompts import MARKER
+from vlmend.models.verify import sample
 from vlmend.models.vlm import VLM
 
 __all__ = ["IKE", "Pool", "demonstrated"]
@@ -96,7 +97,7 @@ class IKE:
         keys_E2D = vlm.keys(asked)
         openings: tuple[str, ...] = ()
         if self.layout == "demonstrations-first" and any(shown):
-            self._check_layout(vlm, cases[0].request, shown[0])
+            self._check_layout(vlm, next(filter(None, shown)))
             openings = tuple(shown)
         else:
             facts = [a + b for a, b in zip(shown, facts, strict=True)]
@@ -113,11 +114,10 @@ class IKE:
         if "{answer}" not in self.fact:
             raise EditError(f"fact of ike must have a place for the {{answer}}: {self.fact!r}")
 
-    def _check_layout(self, vlm: VLM, request: Example, shown: str) -> None:
-        if not request.pictures:
-            return
+    def _check_layout(self, vlm: VLM, shown: str) -> None:
+        """With a picture, whatever the requests have: what is told stands before all questions."""
         try:
-            vlm.prepare([Example(shown + MARKER * len(request.pictures) + request.question, request.image)])
+            vlm.prepare([Example(shown + MARKER + sample().question, sample().image)])
         except PromptError as error:
             raise EditError(
                 "this model takes its picture before all words: layout=demonstrations-first is not for it, "

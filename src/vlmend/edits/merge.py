@@ -1,4 +1,5 @@
-"""Edits written into a plain checkpoint, which then needs neither them nor this package."""
+"""Edits written into a plain checkpoint, which then needs neither them nor this package. What they leave for edits made
+on top of them (`vlmend.edits.left`) is not in it."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from vlmend.edits.edit import Edit, stacked
+from vlmend.edits.left import LeftOp
 from vlmend.edits.ops import WeightOp
 from vlmend.errors import EditError
 from vlmend.models.loading import quiet
@@ -29,7 +31,7 @@ def merge(vlm: VLM, edits: Sequence[Edit], folder: Path | str) -> Path:
     """
     folder = Path(folder)
     together = stacked(edits)
-    if other := sorted({op.kind for op in together.ops if not isinstance(op, WeightOp)}):
+    if other := sorted({op.kind for op in together.ops if not isinstance(op, WeightOp | LeftOp)}):
         raise EditError(
             f"operations of kind {', '.join(other)} cannot be merged into weights; keep the edit beside them"
         )

@@ -111,6 +111,8 @@ class Parts:
                 return tuple(range(*bounds)) or (min(bounds[0], count - 1),)
             raise PartsError(f"no layers named '{spec}'; there are: all, early, middle, late, last, or indices")
         items = [spec] if isinstance(spec, int | float) else list(spec)
+        if not items:
+            raise PartsError("no layer is named; there are: all, early, middle, late, last, or indices")
         return tuple(sorted({self._index(item) for item in items}))
 
     def _index(self, item: int | float) -> int:
@@ -163,14 +165,14 @@ class Parts:
     def modules(self, layers: LayerSpec, roles: Sequence[str]) -> dict[str, nn.Module]:
         """Path -> module for every role; "vision", "connector", "head" and "norm" stand outside of the layers.
 
-        A Q-Former belongs to the "connector". What is no role is a module's path in memory, "*" for anything:
-        "qformer.*.output_query.dense".
+        A Q-Former belongs to the "connector", and a connector within the vision encoder not to "vision". What is no
+        role is a module's path in memory, "*" for anything: "qformer.*.output_query.dense".
 
         Raises:
             PartsError: a role that this model's layers do not have, or what is neither role nor path.
         """
         outside = {
-            "vision": {self.paths["vision"]: self.vision},
+            "vision": _without(self.vision, self.paths["vision"], self.connector),
             "connector": {path: module for path, module in self.outside.items() if module is not self.vision},
             "head": {self.paths["head"]: self.head},
             "norm": {self.paths["norm"]: self.norm},
@@ -286,6 +288,14 @@ def _norm(decoder: Any) -> Any:
         return known
     named = [child for name, child in decoder.named_children() if "norm" in name]
     return named[0] if len(named) == 1 else None
+
+
+def _without(owner: nn.Module, path: str, part: nn.Module) -> dict[str, nn.Module]:
+    """Path -> module of an owner, or of what is in it beside a part that it holds."""
+    if part not in owner.modules():
+        return {path: owner}
+    children = {f"{path}.{name}": child for name, child in owner.named_children() if child is not part}
+    return {name: one for at, child in children.items() for name, one in _without(child, at, part).items()}
 
 
 def _crosses(layer: nn.Module) -> bool:

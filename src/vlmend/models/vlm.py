@@ -416,7 +416,9 @@ class VLM:
         for edit in each:
             if edit is not None and id(edit) not in acting:
                 self.check(edit)
-                acting[id(edit)] = joined((*standing, *edit.ops)) if standing else tuple(edit.ops)
+                folded = [op for op in edit.ops if isinstance(op, WeightsOperation)]
+                others = [op for op in edit.ops if not isinstance(op, WeightsOperation)]
+                acting[id(edit)] = (*folded, *joined((*standing, *others)))
         return [plan((*acting[id(edit)], *ops), row) for edit, row in zip(each, prepared.rows, strict=True)]
 
     def _standing(self) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ Operations on weights are known as a protocol, and no method.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -68,6 +69,7 @@ class Weights:
         self._stages: dict[int, int] = {}
         for path, parameter in parameters.items():  # a tied tensor stands where it is used first
             self._stages[id(parameter)] = min(parts.stage_of(path), self._stages.get(id(parameter), _NOWHERE))
+        self._uses = Counter(map(id, parameters.values()))
         self._all = list({id(parameter): parameter for parameter in parameters.values()}.values())
         self._parameters = {disk: parameters[name] for disk, name in self._memory.items()}
         self._disk = {name: disk for disk, name in self._memory.items()}
@@ -84,19 +86,22 @@ class Weights:
             yield name, self._pristine.get(id(parameter), parameter)
 
     def named(self, modules: Mapping[str, nn.Module], *, matrices_only: bool = False) -> dict[str, nn.Parameter]:
-        """On-disk name -> parameter, for the parameters of the modules (given by their paths in memory).
+        """On-disk name -> parameter, each once, for the parameters of the modules (given by their paths in memory).
 
         Raises:
             EditError: a parameter is not one tensor on disk.
         """
         found: dict[str, nn.Parameter] = {}
+        taken: set[int] = set()
         for path, module in modules.items():
             for name, parameter in module.named_parameters(prefix=path):
                 if matrices_only and parameter.dim() < 2:
                     continue
                 if name not in self._disk:
                     raise EditError(f"'{name}' is stored on disk in another form and cannot be edited by name")
-                found[self._disk[name]] = parameter
+                if id(parameter) not in taken:
+                    taken.add(id(parameter))
+                    found[self._disk[name]] = parameter
         return found
 
     def add(self, operations: Sequence[WeightsOperation]) -> Folded:
@@ -188,12 +193,17 @@ class Weights:
         """On-disk name of its weight -> linear layer, for all within the modules (given by their paths in memory).
 
         Raises:
-            EditError: a weight is not one tensor on disk, or there is no linear layer at all.
+            EditError: a weight is not one tensor on disk, or is another module's too, or there is no linear layer.
         """
         found: dict[str, nn.Linear] = {}
         for path, module in modules.items():
             inside = {name: one for name, one in module.named_modules(prefix=path) if isinstance(one, nn.Linear)}
             for name, linear in inside.items():
+                if self._uses[id(linear.weight)] > 1:
+                    raise EditError(
+                        f"the weight of '{name}' is another module's too, so that a change beside this layer would not "
+                        "be the weight's; `ft` can change it"
+                    )
                 found |= dict.fromkeys(self.named({name: linear}, matrices_only=True), linear)
         if not found:
             raise EditError(f"there is no linear layer in {', '.join(modules)}")
