@@ -73,6 +73,19 @@ def test_demonstrations_in_their_kinds_and_the_likest_last(tiny, edited, pool):
     assert alone.startswith("New Fact: what colour is the cup ? blue\nPrompt: what colour is the cup ? blue\n\n")
 
 
+def test_a_reader_of_what_is_nearest_has_the_likest(tiny, edited, pool):
+    """EasyEdit puts the likest demonstration first and the least like last, next to the question."""
+    (text,) = texts(IKE(pool, count=4, shares=(1, 0, 0)).fit(tiny("llava"), [edited]))
+    *shown, _ = text.split("\n\n")
+
+    def said(demonstrations: list[str]) -> str:  # a model that answers as the demonstration next to the question does
+        return demonstrations[-1].split("?")[-1].strip()
+
+    assert len(shown) == 3
+    assert said(shown) == "blue"  # of a cup, too
+    assert said(shown[::-1]) not in ("blue", "red")
+
+
 def test_an_edit_is_never_demonstrated_by_itself(tiny, edited, pool):
     """Neither by a record of its picture, nor by one with its question and answer, however they are written."""
     (text,) = texts(IKE(pool, count=32).fit(tiny("llava"), [edited]))
