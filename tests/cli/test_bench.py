@@ -202,6 +202,7 @@ def test_cases_with_missing_pictures_can_be_left_out(
         "bench", tiny_folder(), bad, "--out", tmp_path / "run", "--skip-missing", "--set", "ft.steps=1", "--json"
     )
     assert outcome.document["cases"] == 2
+    assert "--skip-missing" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_cases_file_that_is_not_json(vlmend_cli: Callable[..., Any], tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def bench(launch, model, cases, out, **kept):
         "ft.steps=3",
         "--max-new-tokens",
         "4",
+        "--json",
     ]
     command = [sys.executable, *launch, "-m", "vlmend", *map(str, given)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -106,8 +107,9 @@ def test_two_processes_give_the_records_of_one(tiny_folder, cases_file, tmp_path
     alone = bench((), tiny_folder(), cases_file, tmp_path / "alone")
     assert alone.communicate(timeout=WAIT) and alone.returncode == 0
     both = bench(both_processes(), tiny_folder(), cases_file, tmp_path / "both")
-    _, errors = both.communicate(timeout=WAIT)
+    document, errors = both.communicate(timeout=WAIT)
     assert both.returncode == 0, errors.decode()
+    assert json.loads(document)["run"] == str(tmp_path / "both")  # one document, of the first process
     found = records(tmp_path / "both")
     assert {one["rank"] for one in found} == {0, 1}
     assert untimed(found) == untimed(records(tmp_path / "alone"))

@@ -34,7 +34,7 @@ def words(data: Path, out: Path, *more: object) -> list[str]:
 
 def run(data: Path, out: Path, *more: object, launch: Any = ()) -> subprocess.Popen[bytes]:
     command = [sys.executable, *launch, "-m", "vlmend", *words(data, out, *more)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ})
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ})
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -85,9 +85,10 @@ def lines(out: Path) -> list[bytes]:
 
 def test_two_processes_make_what_one_makes(whole: Path, data: Path) -> None:
     out = data.parent / "both"
-    process = run(data, out, launch=both_processes())
-    _, errors = process.communicate(timeout=WAIT)
+    process = run(data, out, "--json", launch=both_processes())
+    document, errors = process.communicate(timeout=WAIT)
     assert process.returncode == 0, errors.decode()
+    assert json.loads(document)["pairs"] == len(read_pairs(whole))
     assert {json.loads(line)["rank"] for line in lines(out)} == {0, 1}
     found, alone = read_pairs(out), read_pairs(whole)
     assert [(one.id, one.rejected) for one in found] == [(one.id, one.rejected) for one in alone]

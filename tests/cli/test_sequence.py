@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,28 @@ def test_measures_on_the_way_and_goes_on(vlmend_cli, model, cases_file, tmp_path
     (points,) = again.document["editors"].values()
     assert [point["edits"] for point in points] == [1, 2]
     assert len((out / "records.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("gone", [".", "ft/00001-edits"])
+def test_a_run_whose_edits_are_gone_does_not_go_on(vlmend_cli, model, cases_file, tmp_path, gone):
+    out = tmp_path / "run"
+    given = ("sequence", model, cases_file, "--out", out, "--at", "1,2", *FAST)
+    whole = vlmend_cli(*given, "--json").document["editors"]["ft"]
+    records = out / "records.jsonl"
+    first, second = records.read_text().splitlines(keepends=True)
+    kept = tmp_path / "kept"
+    shutil.move(out / "edits", kept)
+    shutil.copytree(kept, out / "edits")
+    shutil.rmtree(out / "edits" / gone)
+    assert vlmend_cli(*given, "--json").code == 0  # a finished run needs no edits
+    records.write_text(first)
+    lost = str(out / "edits" / "ft" / "00001-edits")
+    assert vlmend_cli(*given).is_a_users_mistake(f"{lost} is missing", "put it back")
+    assert records.read_text() == first
+    shutil.copytree(kept, out / "edits", dirs_exist_ok=True)
+    again = vlmend_cli(*given, "--json").document["editors"]["ft"]
+    assert [point["retained"] for point in again] == [point["retained"] for point in whole]
+    assert json.loads(records.read_text().splitlines()[1])["edits"] == json.loads(second)["edits"] == 2
 
 
 def test_mistakes(vlmend_cli, model, cases_file, tmp_path):

@@ -110,6 +110,7 @@ def bench(
         command += ["--by", by] if by else []
         command += [word for one in edit or () for word in ("--edit", str(one))]
         command += ["--limit", str(limit)] if limit else []
+        command += ["--skip-missing"] if skip_missing else []
         command += ["--max-new-tokens", str(max_new_tokens)] if max_new_tokens != 32 else []
         command += ["--protocol", protocol] if protocol != "default" else []
         with working("Writing the report"):

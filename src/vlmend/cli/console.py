@@ -24,7 +24,10 @@ def complain(message: str) -> None:
 
 
 class Reply:
-    """What a command answers: `say` for people, `document` for programs; one of the two is shown."""
+    """What a command answers: `say` for people, `document` for programs; one of the two is shown.
+
+    Of several processes one answers: the others leave ``document`` as it is, and print none.
+    """
 
     def __init__(self, stdout: TextIO, as_json: bool) -> None:
         self.as_json = as_json
@@ -55,6 +58,8 @@ def replying(as_json: bool) -> Generator[Reply]:
         return
     with redirect_stdout(sys.stderr):
         yield reply
+    if reply.document is None:
+        return
     json.dump(reply.document, stdout, ensure_ascii=False, indent=2, allow_nan=False)
     stdout.write("\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from vlmend.models.vlm import VLM
     from vlmend.report import Report
 
-__all__ = ["described", "measure", "run_settings"]
+__all__ = ["described", "measure", "measure_apart", "run_settings"]
 
 SEED = 0
 
@@ -69,6 +70,44 @@ def measure(
             )
         if ranks.count == 1:
             run.finish({proof.method: _result(proof) for proof in proofs})
+    return proofs
+
+
+def measure_apart(
+    vlm: VLM, editors: Sequence[Editor], cases: Sequence[EditCase], folder: Path, max_new_tokens: int
+) -> tuple[Proof, ...]:
+    """As `measure`, each editor into a run of its own below ``folder``, so that others can be added to it; what they
+    share is still computed once.
+
+    Raises:
+        RunError: such a run is of another model, other cases or other settings.
+    """
+    import torch
+
+    from vlmend.evaluation.editing import compare
+    from vlmend.evaluation.protocols import DEFAULT
+
+    torch.manual_seed(SEED)
+    with ExitStack() as opened:
+        # Closed without a word of each: there are many.
+        runs = [
+            opened.enter_context(
+                closing(Run(folder / one.name, run_settings(vlm, [one], cases, DEFAULT, max_new_tokens)))
+            )
+            for one in editors
+        ]
+        done = sum(len(run.records) for run in runs)
+        with progress("Editing and measuring", len(editors) * len(cases), done=done) as advance:
+            proofs = compare(
+                vlm,
+                editors,
+                cases,
+                max_new_tokens=max_new_tokens,
+                runs=runs,
+                progress=lambda _done, _all: advance(),
+            )
+        for run, proof in zip(runs, proofs, strict=True):
+            run.finish({proof.method: _result(proof)})
     return proofs
 
 

@@ -41,6 +41,7 @@ def cooperation(
         from vlmend.cli.measuring import run_settings
         from vlmend.data.identity import identity
         from vlmend.evaluation.cooperation import cooperate, summed
+        from vlmend.evaluation.proof import without_nan
         from vlmend.evaluation.protocols import DEFAULT
         from vlmend.runs import Run
         from vlmend.world.pairs import pairs_of
@@ -57,7 +58,7 @@ def cooperation(
                 with progress(f"Pairs of edits by {editor.name}", len(pairs)) as advance:
                     log = run.part(editor=editor.name)
                     found[editor.name] = summed(cooperate(vlm, editor, pairs, log=log, progress=advance))
-            document = {name: [asdict(one) for one in some] for name, some in found.items()}
+            document = {name: [without_nan(asdict(one)) for one in some] for name, some in found.items()}
             run.finish(document)
         reply.say(table(found, len(pairs)))
         reply.line(str(out))

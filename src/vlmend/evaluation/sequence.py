@@ -20,7 +20,7 @@ from vlmend.edits.edit import Edit
 from vlmend.edits.left import LeftOp
 from vlmend.edits.ops import WeightOp
 from vlmend.edits.packing import packed
-from vlmend.errors import EditError
+from vlmend.errors import EditError, RunError
 from vlmend.evaluation.cost import measured
 from vlmend.evaluation.editing import evaluate
 from vlmend.evaluation.proof import without_nan
@@ -116,6 +116,7 @@ def sequence(
 
     Raises:
         EditError: a turn is of no case, there are no cases, a request has no target, or no point lies within the cases.
+        RunError: the edits made by the last finished point are not there, and more are to follow.
     """
     check_cases(cases)
     if turn < 1:
@@ -124,10 +125,10 @@ def sequence(
     if not points:
         raise EditError(f"no point to measure at lies between 1 and the {len(cases)} cases")
     done = [Point(**record) for record in (log.records if log else ())]
-    watch = _Watch(vlm, held_out or {}, protocol, max_new_tokens, seed, asked)
     walk = _Walk(vlm, editor, protocol)
-    if done and folder is not None:
-        walk.goes_on(_kept(folder, done[-1].edits), done[-1])
+    if done and done[-1].edits < points[-1]:
+        walk.goes_on(_kept(folder, done[-1]), done[-1])
+    watch = _Watch(vlm, held_out or {}, protocol, max_new_tokens, seed, asked)
     with walk:
         for start in range(done[-1].edits if done else 0, points[-1], turn):
             some = cases[start : start + turn]
@@ -149,9 +150,19 @@ def _place(folder: Path, count: int) -> Path:
     return folder / f"{count:05d}-edits"
 
 
-def _kept(folder: Path, count: int) -> Edit | None:
-    place = _place(folder, count)
-    return Edit.load(place) if place.exists() else None
+def _kept(folder: Path | None, point: Point) -> Edit | None:
+    """The edits made by a finished point; none where all of them failed."""
+    if point.failed == point.edits:
+        return None
+    if folder is None:
+        raise RunError(f"the {point.edits} edits made before were not kept: a sequence that goes on needs their folder")
+    place = _place(folder, point.edits)
+    if not place.exists():
+        raise RunError(
+            f"{place} is missing, and without the edits made by then this run cannot go on: put it back, or write to "
+            "another folder"
+        )
+    return Edit.load(place)
 
 
 class _Walk:
