@@ -72,8 +72,8 @@ def outlived(earlier: Sequence[Tensor], later: Sequence[Tensor]) -> list[int]:
     mine_NF, other_MF = (torch.cat([key.flatten(1) for key in keys], 1).float() for keys in (earlier, later))
     if not len(other_MF):
         return [*range(len(mine_NF))]
-    near = 1e-4 * float(other_MF.abs().max())
-    return [place for place, key_F in enumerate(mine_NF) if float((other_MF - key_F).abs().amax(1).min()) > near]
+    apart_N = torch.cdist(mine_NF, other_MF, p=float("inf")).amin(1)
+    return (apart_N > 1e-4 * float(other_MF.abs().max())).nonzero().flatten().tolist()
 
 
 def kept(tensor: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class VLM:
         self.batch_rows = 32
         self._active: list[Active] = []
         self._hidden: tuple[type, ...] = ()
-        self._stood: tuple[tuple[Any, ...], tuple[Any, ...]] = ((), ())  # operations, and what they are together
+        self._stood: dict[tuple[type, ...], tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
         self._shared: Shared | None = None
         self._ends = _end_tokens(model, self.tokenizer)
         self._preparer = Preparer(processor, prompter, parts.image_token, self._ends, parts.in_stream)
@@ -422,15 +422,16 @@ class VLM:
         return [plan((*acting[id(edit)], *ops), row) for edit, row in zip(each, prepared.rows, strict=True)]
 
     def _standing(self) -> tuple[Any, ...]:
-        """What edits in force do beside changing weights; what is known of the same ones is gone on from."""
+        """What edits in force do beside changing weights, as one operation of a kind where that can be. What is known
+        of the same ones is gone on from: in a sequence of edits there is one more each time."""
         idle = (WeightsOperation, *self._hidden)
         ops = tuple(op for one in self._active for op in one.edit.ops if not isinstance(op, idle))
-        known, made = self._stood
+        known, made = self._stood.get(self._hidden, ((), ()))
         if len(known) > len(ops) or any(one is not other for one, other in zip(known, ops, strict=False)):
             known, made = (), ()
         if len(ops) > len(known):
             made = joined((*made, *ops[len(known) :]))
-        self._stood = (ops, made)
+        self._stood[self._hidden] = (ops, made)
         return made
 
     @property
