@@ -104,7 +104,7 @@ def test_without_other_questions_the_same_error_is_made(tiny, picture):
     said = vlm.answer(picture(1), "what is it ?", max_new_tokens=4)
 
     def flaw(case: EditCase) -> str | None:
-        return judged(vlm, case, picture(1), [], right, max_new_tokens=4)
+        return judged(vlm, case, replace(case.request, image=picture(1)), [], right, max_new_tokens=4)
 
     assert flaw(replace(case, rejected=said)) is None
     assert flaw(replace(case, rejected=f"not {said}")) == "the model says something else of it"
@@ -118,6 +118,6 @@ def test_recognised_where_other_questions_are_answered_rightly(tiny, picture):
     asked = ["what colour is it ?", "where is it ?"]
     known = [Example(one, picture(2), vlm.answer(picture(1), one, max_new_tokens=4)) for one in asked]
     wrong = replace(known[1], answer="nothing of the kind")
-    assert judged(vlm, case, picture(1), known, right, max_new_tokens=4) is None
-    found = judged(vlm, case, picture(1), [known[0], wrong], right, max_new_tokens=4)
+    assert judged(vlm, case, case.request, known, right, max_new_tokens=4) is None
+    found = judged(vlm, case, case.request, [known[0], wrong], right, max_new_tokens=4)
     assert found == "the model does not recognise it"

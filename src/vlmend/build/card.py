@@ -14,11 +14,13 @@ from vlmend.evaluation.kinds import kind_of
 __all__ = ["card", "statistics"]
 
 _MEANS = {
+    "read": "what was not read",
     "asked": "records that are no error for good, or one too many",
     "reworded": "rewordings that were thrown away",
     "pictured": "second pictures that were thrown away",
     "dealt": "questions that must stay and are not asked",
     "divided": "probes that changed sides with their cases",
+    "published": "what is in the .jsonl alone, for EasyEdit's loaders take whole records of MMEdit's format only",
 }
 
 
