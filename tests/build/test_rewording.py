@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from tiny_models.base import tokenizer
+from tiny_models.painting import save_chat
 from vlmend import Example
 from vlmend.build.rewording import TEMPLATES, Reworder, Templates, flaw, repeated, stripped
 from vlmend.errors import VlmendError
@@ -134,12 +133,7 @@ def test_templates(kind):
 
 
 def test_chat_model_in_a_folder(tmp_path):
-    words = tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "chat")
-    words.save_pretrained(tmp_path / "chat")
+    save_chat(tmp_path / "chat")
     chat = Reworder(FolderChat(str(tmp_path / "chat"), max_new_tokens=4))
     one, again, other = chat.reworded(["what colour is it ?"] * 3, [random.Random(seed) for seed in (1, 1, 2)])
     assert one == again

@@ -24,6 +24,7 @@ from vlmend.build.errors import UNKNOWN, Right
 from vlmend.data.records import EditCase, Example
 from vlmend.errors import VlmendError
 from vlmend.models.folders import pretrained, unusable
+from vlmend.models.loading import quiet
 from vlmend.models.vlm import VLM
 
 __all__ = ["Diffused", "Painter", "Scorer", "judged"]
@@ -80,10 +81,13 @@ class Diffused:
     def _pipeline(self) -> Any:
         try:
             from diffusers import DiffusionPipeline  # pyright: ignore[reportMissingImports]
+            from diffusers.utils.logging import disable_progress_bar  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise VlmendError("painting pictures needs a package that is not there: pip install diffusers") from error
         try:
-            pipeline: Any = DiffusionPipeline.from_pretrained(self.folder, use_safetensors=True)
+            disable_progress_bar()
+            with quiet():
+                pipeline: Any = DiffusionPipeline.from_pretrained(self.folder, use_safetensors=True)
         except Exception as error:  # damaged files raise whatever their reader comes upon
             raise unusable(self.folder, "text-to-image pipeline of diffusers", error) from error
         pipeline.set_progress_bar_config(disable=True)
