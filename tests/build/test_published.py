@@ -67,6 +67,8 @@ def test_whole_records_are_loaded(tiny: Callable[..., Any], whole: list[EditCase
     made = built(tiny("llava"), whole, tmp_path / "bench")
     assert len(loaded(tmp_path / "bench" / "eval.json")) == 3
     assert "published" not in made.dropped
+    assert made.published == (0, 3)
+    assert "| cases in the .json, too | 0 | 3 |" in card(made, about={}, command="vlmend build")
 
 
 def other(case: EditCase, kind: str, example: Example) -> EditCase:
@@ -135,6 +137,7 @@ def test_what_does_not_fit_is_left_out_and_counted(
     assert len(loaded(folder / "eval.json")) == 2
     assert {case.id for case in read(folder / "eval.jsonl")} == {"r0", "r1", "r2"}
     assert made.dropped["published"][why] == 1
+    assert made.published == (0, 2)
     assert why in statistics(made)["records"]["published"]["r0"]
     assert why in card(made, about={}, command="vlmend build")
     before = [(folder / f"eval.{form}").read_bytes() for form in ("json", "jsonl")]

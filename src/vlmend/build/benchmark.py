@@ -119,6 +119,7 @@ class Benchmark:
         asked: how many records there were to ask.
         left_out: everything that was, in the order of the steps.
         leaks: what of the evaluation part is in the training part too.
+        published: how many cases of each are in MMEdit's format, too.
     """
 
     train: tuple[EditCase, ...]
@@ -126,6 +127,7 @@ class Benchmark:
     asked: int
     left_out: tuple[LeftOut, ...]
     leaks: tuple[Leak, ...]
+    published: tuple[int, int] = (0, 0)
 
     @property
     def clean(self) -> bool:
@@ -190,16 +192,17 @@ def build(
         sides, without = dealt(sides, free, kind, seed=plan.seed)
         out += [LeftOut("dealt", f"{kind}: nothing that is not its answer", name) for name in without]
     train, evaluation = (tuple(_own_pictures(case, folder / "images") for case in side) for side in sides)
-    parts = {name: part for name, part in (("train", train), ("eval", evaluation)) if part}
+    parts = {"train": train, "eval": evaluation}
     for name, part in parts.items():
-        plain.write(part, folder / f"{name}.jsonl")
-    for name, part in parts.items():
-        path = folder / f"{name}.json"
-        fitting, without = publishable(part, path)
+        if part:
+            plain.write(part, folder / f"{name}.jsonl")
+    whole = {name: publishable(part, folder / f"{name}.json") for name, part in parts.items()}
+    for name, (fitting, without) in whole.items():
         out += [LeftOut("published", why, case) for case, why in without]
         if fitting:
-            mmedit.write(fitting, path)
-    return Benchmark(train, evaluation, len(cases), tuple(out), leaks(train, evaluation))
+            mmedit.write(fitting, folder / f"{name}.json")
+    counts = (len(whole["train"][0]), len(whole["eval"][0]))
+    return Benchmark(train, evaluation, len(cases), tuple(out), leaks(train, evaluation), counts)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,10 @@ def build(
     ] = None,
     caption: Annotated[
         str | None,
-        typer.Option(metavar="NOTE", help="The note that says what a picture shows; question and answer else."),
+        typer.Option(
+            metavar="NOTE",
+            help="The note that says what a picture shows; else question and answer, or the right caption.",
+        ),
     ] = None,
     score: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="A CLIP-like model that second pictures must convince, too.")
@@ -79,7 +82,8 @@ def build(
     as_json: JsonFlag = False,
 ) -> None:
     """Keep what a model gets wrong for good; add rewordings, second pictures and questions that must stay; divide it so
-    that training gives nothing of the evaluation away; and write it as MMEdit's JSON with a data card."""
+    that training gives nothing of the evaluation away; and write it, what is whole of it as MMEdit's JSON, too, with a
+    data card."""
     with replying(as_json) as reply:
         from vlmend.build.benchmark import LeftOut, Plan
         from vlmend.build.benchmark import build as run_all
