@@ -143,6 +143,24 @@ def test_nothing_is_painted_for_several_pictures(tiny, cases, tmp_path):
     assert made.dropped["pictured"] == {"none is painted for several": 1}
 
 
+@pytest.mark.parametrize(("kind", "prompt"), [("caption", "a unicorn"), ("vqa", "what is it ? a unicorn")])
+def test_what_the_painter_is_told(tiny, cases, tmp_path, kind, prompt):
+    """Of captions the right one alone, without what was asked."""
+    told: list[str] = []
+
+    class Painter:
+        def painted(self, caption: str, seed: int) -> Image.Image:
+            told.append(caption)
+            return Image.new("RGB", (16, 16))
+
+        def check(self) -> None:
+            pass
+
+    case = replace(cases[0], probes=())
+    built(tiny("llava"), [case], tmp_path / "bench", Plan(Asking(kind, draws=0), painter=Painter(), train=0.0))
+    assert set(told) == {prompt}
+
+
 def test_what_cannot_be_used_is_found_before_anything_is_asked(tiny, cases, tmp_path):
     for plan in (Plan(rephraser=Gone()), Plan(painter=Gone()), Plan(scorer=Gone())):
         with pytest.raises(VlmendError, match="nobody there"):

@@ -95,3 +95,21 @@ def test_recognised_where_other_questions_are_answered_rightly(tiny, picture):
     assert judged(vlm, case, case.request, known, right, max_new_tokens=4) is None
     found = judged(vlm, case, case.request, [known[0], wrong], right, max_new_tokens=4)
     assert found == "the model does not recognise it"
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ("there is a cat on this desk", None),
+        ("a table without anything", "the model is right about it"),
+        ("a dog on a table", "the model says something else of it"),
+        ("a cat", "the model does not recognise it"),
+    ],
+)
+def test_captions_are_judged_by_their_objects(monkeypatch, tiny, picture, said, wrong):
+    """Another wrong caption that names the table again, and the cat that is not there, is the same error."""
+    vlm = tiny("llava")
+    monkeypatch.setattr(type(vlm), "generate", lambda self, prepared, **_: [said])
+    case = EditCase("a", Example("describe it", picture(1), "a table"), rejected="a cat lies on a table")
+    second = replace(case.request, image=picture(2))
+    assert judged(vlm, case, second, [], Asking("caption", synonyms="table, desk\ncat\ndog").right) == wrong
