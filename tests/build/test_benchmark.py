@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vlmend import EditCase, Example, Probe
 from vlmend.build.benchmark import Plan, build
@@ -20,8 +23,11 @@ from vlmend.runs import Run
 class Mute:
     """An endpoint that is there and says nothing."""
 
-    def reworded(self, question: str, rng: random.Random) -> str | None:
-        return None
+    at_once = 4
+    free = True
+
+    def reworded(self, questions: Sequence[str], rngs: Sequence[random.Random]) -> list[str | None]:
+        return [None] * len(questions)
 
     def check(self) -> None:
         pass
@@ -74,6 +80,85 @@ def test_each_record_and_side(tiny, cases, tmp_path):
         assert found["records"]["reworded"]["r0"] == ["a reply without a text"] * 3
         assert found["records"]["dealt"]["r0"] == ["text_locality: its answer is the case's"]
         assert not any(case.probes_of(TEXT_LOCALITY) for case in (*made.train, *made.evaluation))
+
+
+class Chatty(Mute):
+    """Says what it likes: now and then a flaw, once the same of two questions."""
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self.given: list[int] = []
+
+    def reworded(self, questions: Sequence[str], rngs: Sequence[random.Random]) -> list[str | None]:
+        self.given.append(len(questions))
+        return [self._said(question, rng) for question, rng in zip(questions, rngs, strict=True)]
+
+    def _said(self, question: str, rng: random.Random) -> str | None:
+        if "thing" in question:
+            return "which of the things there, big and small, ?"
+        return rng.choice(
+            [None, "I cannot say", f"sure, {question}", f"now {question} {rng.getrandbits(9):o}", f"so, {question}"]
+        )
+
+
+def test_rewordings_do_not_depend_on_the_batch_nor_on_where_it_was_cut_short(tiny, cases, tmp_path):
+    asked = [("which thing is small ?", "r0"), ("which thing is large ?", "r1")]
+    requests = {name: question for question, name in asked}
+    given = [
+        replace(
+            one, request=replace(one.request, question=requests.get(one.id, f"what is it, number {n} ?")), probes=()
+        )
+        for n, one in enumerate(cases[:6])
+    ]
+    found: list[object] = []
+    for at_once in (1, 4, 100):
+        rephraser, folder = Chatty(at_once), tmp_path / f"bench{at_once}"
+        made = built(tiny("llava"), given, folder, Plan(Asking(draws=0), rephraser=rephraser, train=0.0))
+        records = statistics(made)["records"]["reworded"]
+        assert records["r0"] == records["r1"] == ["the same for other questions"]
+        assert sum(made.dropped["reworded"].values()) == sum(map(len, records.values())) > 2
+        assert max(rephraser.given) == min(at_once, 6)
+        texts = [[probe.example.question for probe in case.probes] for case in made.evaluation]
+        found.append((texts, made.dropped))
+        log = folder / "records.jsonl"
+        lines = log.read_text().splitlines(keepends=True)
+        log.write_text("".join(lines[:-4]))
+        plan = Plan(Asking(draws=0), rephraser=Chatty(at_once), train=0.0)
+        assert built(tiny("llava"), given, folder, plan) == made
+        assert sorted(log.read_text().splitlines()) == sorted(map(str.strip, lines))
+    assert found[0] == found[1] == found[2]
+
+
+def test_nothing_is_painted_for_several_pictures(tiny, cases, tmp_path):
+    class Painter:
+        def painted(self, caption: str, seed: int) -> Image.Image:
+            raise AssertionError
+
+        def check(self) -> None:
+            pass
+
+    several = (cases[0].request.image, cases[1].request.image)
+    case = replace(cases[0], request=replace(cases[0].request, image=several), probes=())
+    made = built(tiny("llava"), [case], tmp_path / "bench", Plan(Asking(draws=0), painter=Painter(), train=0.0))
+    assert made.dropped["pictured"] == {"none is painted for several": 1}
+
+
+@pytest.mark.parametrize(("kind", "prompt"), [("caption", "a unicorn"), ("vqa", "what is it ? a unicorn")])
+def test_what_the_painter_is_told(tiny, cases, tmp_path, kind, prompt):
+    """Of captions the right one alone, without what was asked."""
+    told: list[str] = []
+
+    class Painter:
+        def painted(self, caption: str, seed: int) -> Image.Image:
+            told.append(caption)
+            return Image.new("RGB", (16, 16))
+
+        def check(self) -> None:
+            pass
+
+    case = replace(cases[0], probes=())
+    built(tiny("llava"), [case], tmp_path / "bench", Plan(Asking(kind, draws=0), painter=Painter(), train=0.0))
+    assert set(told) == {prompt}
 
 
 def test_what_cannot_be_used_is_found_before_anything_is_asked(tiny, cases, tmp_path):

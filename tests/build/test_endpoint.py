@@ -32,6 +32,11 @@ replies: list[tuple[int, bytes]] = []
 """A status and a body each."""
 
 
+def reworded(reworder: Reworder, question: str, seed: int = 0) -> str | None:
+    (text,) = reworder.reworded([question], [random.Random(seed)])
+    return text
+
+
 def by(url: str, model: str = "default", *, wait: float = 0.01, timeout: float = 5.0) -> Reworder:
     return Reworder(EndpointChat(url, model, wait=wait, timeout=timeout))
 
@@ -40,7 +45,7 @@ def test_endpoint(url, served, monkeypatch):
     """After an error of the server it is asked again; the key goes along, and the record's own seed."""
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     replies[:] = [(500, b"busy"), (200, completion(" count the dogs at 10 "))]
-    assert by(url, "mine").reworded(ASKED.question, random.Random(1)) == "count the dogs at 10"
+    assert reworded(by(url, "mine"), ASKED.question, 1) == "count the dogs at 10"
     first, second = served.asked
     assert first == second
     path, headers, body = first
@@ -58,7 +63,7 @@ def test_endpoint(url, served, monkeypatch):
 def test_endpoint_that_fails(url, said, problem):
     replies[:] = said
     with pytest.raises(VlmendError, match=problem):
-        by(url).reworded(ASKED.question, random.Random(0))
+        reworded(by(url), ASKED.question)
     assert not replies
 
 
@@ -77,7 +82,7 @@ def test_endpoint_that_fails(url, said, problem):
 )
 def test_replies_that_are_no_rewording(url, reply, why):
     replies[:] = [(200, reply if isinstance(reply, bytes) else reply.encode())]
-    assert flaw(ASKED, by(url).reworded(ASKED.question, random.Random(0))) == why
+    assert flaw(ASKED, reworded(by(url), ASKED.question)) == why
 
 
 def test_checked_before_the_long_work(url, monkeypatch):
@@ -98,7 +103,7 @@ def test_redirects_are_not_followed(url, served, monkeypatch, status):
     replies[:] = [(status, b"")]
     served.headers = {"Location": f"{url}/elsewhere?api_key=other"}
     with pytest.raises(VlmendError, match=r"redirects to .* not followed") as found:
-        by(url).reworded(ASKED.question, random.Random(0))
+        reworded(by(url), ASKED.question)
     assert [path for path, _, _ in served.asked] == ["/v1/chat/completions"]
     assert "api_key" not in str(found.value)
 
@@ -130,13 +135,13 @@ def test_a_key_that_no_header_carries_is_not_repeated(url, monkeypatch, key):
             monkeypatch.setattr("os.environ", {"OPENAI_API_KEY": key})
         else:
             monkeypatch.setenv("OPENAI_API_KEY", key)
-        by(url).reworded(ASKED.question, random.Random(0))
+        reworded(by(url), ASKED.question)
     assert key not in str(found.value)
 
 
 def test_nobody_there():
     with pytest.raises(VlmendError, match="cannot be reached"):
-        by("http://127.0.0.1:9", timeout=1).reworded("what ?", random.Random(0))
+        reworded(by("http://127.0.0.1:9", timeout=1), "what ?")
 
 
 def test_a_model_that_is_not_served_is_found_before_the_long_work(url):

@@ -46,6 +46,39 @@ def test_captions_without_objects_are_compared_by_their_words():
     assert not right("a grey sky over the hills and a bus", QUIET)
 
 
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("a cat by a table with a kettle", None),
+        ("on a table there is a kettle", None),  # in other words, and without what the first left out or was wrong in
+        ("a kettle", "the model does not recognise it"),
+        ("a table with a dog", "the model says something else of it"),
+        ("", "the model does not recognise it"),
+    ],
+)
+def test_the_same_error_of_captions_is_the_same_object(said, why):
+    """A table is recognised, and the kettle that is not there is seen again."""
+    right = Captioned("kettle, pot\ntable, desk\ncat\ndog\nvase")
+    example = Example("describe it", None, "a vase on a table", ("a desk with a vase",))
+    assert right.again(said, "a desk with a pot and a cat", example) == why
+
+
+def test_the_same_error_of_captions_that_name_nothing_right_or_nothing_at_all():
+    right = Captioned("kettle\ntable")
+    example = Example("describe it", None, "a table in a wide room")
+    assert right.again("there: a kettle", "a kettle", example) is None
+    assert right.again("a table", "a kettle", example) == "the model says something else of it"
+    assert right.again("the sky over hills", "a grey sky over hills", example) is None
+    assert right.again("some people", "a grey sky over hills", example) == "the model says something else of it"
+
+
+def test_what_is_painted():
+    """A caption says what to paint without the words that asked for it; a short answer needs its question."""
+    example = Example("describe the picture.", None, "a cup on a table")
+    assert Asking("caption").right.shown(example) == "a cup on a table"
+    assert Asking("vqa").right.shown(example) == "describe the picture. a cup on a table"
+
+
 def test_ones_own_words():
     """A kettle is no object of CHAIR's list."""
     kettle, table = "a kitchen with a table and a kettle", Example("describe it", None, "a kitchen with a table")

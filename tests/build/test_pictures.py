@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel
+from transformers import CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel
 
+from pretended import pretending
 from tiny_models.base import tokenizer
+from tiny_models.painting import TEXT, save_clip, save_pipeline
 from vlmend import EditCase, Example
 from vlmend.build.errors import Asking
 from vlmend.build.pictures import Diffused, Scorer, judged
 from vlmend.errors import VlmendError
 
-TEXT = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory) -> str:
-    """A Stable Diffusion of a few thousand weights, saved as diffusers saves them."""
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    words = tokenizer()
-    words.model_max_length = 32
-    made = diffusers.StableDiffusionPipeline(
-        vae=diffusers.AutoencoderKL(
-            block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=16,
-            down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
-        ),
-        unet=diffusers.UNet2DConditionModel(
-            sample_size=16, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, cross_attention_dim=32,
-            attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        ),
-        text_encoder=CLIPTextModel(CLIPTextConfig(vocab_size=len(words), max_position_embeddings=32, **TEXT)),
-        tokenizer=words,
-        scheduler=diffusers.DDIMScheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("pipeline")
-    made.save_pretrained(folder, safe_serialization=True)
-    return str(folder)
+    """A tiny Stable Diffusion."""
+    return save_pipeline(tmp_path_factory.mktemp("pipeline"))
 
 
 def test_a_picture_is_painted_again_by_its_seed(pipeline):
@@ -52,6 +30,18 @@ def test_a_picture_is_painted_again_by_its_seed(pipeline):
     one, again, other = (painter.painted("a red dog", seed) for seed in (1, 1, 2))
     assert one.size == (16, 16)
     assert one.tobytes() == again.tobytes() != other.tobytes()
+
+
+def test_they_are_where_they_are_told_to_be(pipeline, tmp_path):
+    """On a device that is none: what is left behind on the CPU is noticed."""
+    clip = save_clip(tmp_path / "clip")
+    captions, picture = ["a red dog", "the song"], Image.new("RGB", (20, 16), "red")
+    here = Scorer(clip).likeliest(picture, captions)
+    with pretending():
+        assert Scorer(clip, "cuda").likeliest(picture, captions) == here
+        painter: Any = Diffused(pipeline, device="cuda")
+        parts = (painter._pipeline.unet, painter._pipeline.vae, painter._pipeline.text_encoder)
+        assert all(next(part.parameters()).device.type == "cuda" for part in parts)
 
 
 def test_no_pipeline(tmp_path):
@@ -62,24 +52,8 @@ def test_no_pipeline(tmp_path):
 
 def test_scorer(tmp_path):
     """The likeliest caption is that with the largest logit."""
-    torch.manual_seed(0)
-    words = tokenizer()
-    config = CLIPConfig(
-        text_config={
-            **TEXT,
-            "vocab_size": len(words),
-            "max_position_embeddings": 32,
-            "eos_token_id": words.eos_token_id,
-        },
-        vision_config={**TEXT, "image_size": 16, "patch_size": 8},
-        projection_dim=16,
-    )
-    model = CLIPModel(config).eval()
-    model.save_pretrained(tmp_path / "clip")
-    processor = CLIPProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}), words
-    )
-    processor.save_pretrained(tmp_path / "clip")
+    save_clip(tmp_path / "clip")
+    model, processor = CLIPModel.from_pretrained(tmp_path / "clip"), CLIPProcessor.from_pretrained(tmp_path / "clip")
     captions, picture = ["a red dog", "the song", "what is in the cup ?"], Image.new("RGB", (20, 16), "red")
     given = processor(text=captions, images=picture, return_tensors="pt", padding=True)
     with torch.no_grad():
@@ -104,7 +78,7 @@ def test_without_other_questions_the_same_error_is_made(tiny, picture):
     said = vlm.answer(picture(1), "what is it ?", max_new_tokens=4)
 
     def flaw(case: EditCase) -> str | None:
-        return judged(vlm, case, picture(1), [], right, max_new_tokens=4)
+        return judged(vlm, case, replace(case.request, image=picture(1)), [], right, max_new_tokens=4)
 
     assert flaw(replace(case, rejected=said)) is None
     assert flaw(replace(case, rejected=f"not {said}")) == "the model says something else of it"
@@ -118,6 +92,24 @@ def test_recognised_where_other_questions_are_answered_rightly(tiny, picture):
     asked = ["what colour is it ?", "where is it ?"]
     known = [Example(one, picture(2), vlm.answer(picture(1), one, max_new_tokens=4)) for one in asked]
     wrong = replace(known[1], answer="nothing of the kind")
-    assert judged(vlm, case, picture(1), known, right, max_new_tokens=4) is None
-    found = judged(vlm, case, picture(1), [known[0], wrong], right, max_new_tokens=4)
+    assert judged(vlm, case, case.request, known, right, max_new_tokens=4) is None
+    found = judged(vlm, case, case.request, [known[0], wrong], right, max_new_tokens=4)
     assert found == "the model does not recognise it"
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ("there is a cat on this desk", None),
+        ("a table without anything", "the model is right about it"),
+        ("a dog on a table", "the model says something else of it"),
+        ("a cat", "the model does not recognise it"),
+    ],
+)
+def test_captions_are_judged_by_their_objects(monkeypatch, tiny, picture, said, wrong):
+    """Another wrong caption that names the table again, and the cat that is not there, is the same error."""
+    vlm = tiny("llava")
+    monkeypatch.setattr(type(vlm), "generate", lambda self, prepared, **_: [said])
+    case = EditCase("a", Example("describe it", picture(1), "a table"), rejected="a cat lies on a table")
+    second = replace(case.request, image=picture(2))
+    assert judged(vlm, case, second, [], Asking("caption", synonyms="table, desk\ncat\ndog").right) == wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import vlmend
 from tiny_models.base import tokenizer
 from vlmend.data.records import Example
-from vlmend.errors import ModelError
+from vlmend.errors import ModelError, VlmendError
 from vlmend.models.convert.minigpt4 import Heads, convert
 
 VISION, FORMER, INNER, WORDS, QUERIES, PATCH, SIDE = 24, 16, 40, 32, 5, 4, 3
@@ -182,3 +183,21 @@ def test_files_that_are_none_are_refused(pieces: Path, tmp_path: Path) -> None:
         convert([pieces / "eva.pth"], pieces / "llama", tmp_path / "out", heads=HEADS)
     with pytest.raises(ModelError, match="no prompt 'gpt'"):
         convert([pieces / "eva.pth"], pieces / "llama", tmp_path / "out", prompt="gpt")
+
+
+def test_a_damaged_language_model_is_one_line(pieces: Path, tmp_path: Path) -> None:
+    copytree(pieces / "llama", tmp_path / "llama")
+    (tmp_path / "llama" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(VlmendError, match="holds no language model of transformers"):
+        convert(files(pieces), tmp_path / "llama", tmp_path / "out", heads=HEADS)
+    save_file({"model.norm.weight": torch.zeros(WORDS)}, tmp_path / "llama" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="holds no whole language model of transformers: it lacks"):
+        convert(files(pieces), tmp_path / "llama", tmp_path / "out", heads=HEADS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_is_written_to(pieces: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert convert(files(pieces), pieces / "llama", tmp_path / "out", heads=HEADS) == tmp_path / "out"
+    with pytest.raises(ModelError, match="is there already"):
+        convert(files(pieces), pieces / "llama", tmp_path / "out", heads=HEADS)

@@ -5,6 +5,7 @@
     pictured   image generality (`pictures.py`); second pictures that the data has are judged alike
     divided    training and evaluation, which share no picture, be it the second of a case (`vlmend.data.splits`)
     dealt      text and image locality out of pools, each side its own part of them (`locality.py`)
+    published  what MMEdit's format has a place for, and nothing is missing of, in that format, too (`published.py`)
 
 What asks the same as a record before it is not asked. Everything that is left out is counted by its reason.
 """
@@ -18,13 +19,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from vlmend.build.content import Item, first_of_each
 from vlmend.build.errors import Asked, Asking, ask_all
 from vlmend.build.locality import apart, dealt, tells
 from vlmend.build.pictures import Painter, Scorer, judged
-from vlmend.build.rewording import Rephraser, flaw
+from vlmend.build.published import publishable
+from vlmend.build.rewording import REPEATED, Rephraser, flaw, repeated
 from vlmend.data.formats import mmedit, plain
 from vlmend.data.formats.notes import values_of
 from vlmend.data.pictures import relocated
@@ -33,7 +33,6 @@ from vlmend.data.records import (
     IMAGE_LOCALITY,
     OOD_GENERALITY,
     PORTABILITY,
-    PUBLISHED,
     TEXT_GENERALITY,
     TEXT_LOCALITY,
     EditCase,
@@ -42,6 +41,7 @@ from vlmend.data.records import (
 )
 from vlmend.data.splits import EDIT, EDIT_PICTURE, PICTURE, Leak, leaks, regroup
 from vlmend.errors import VlmendError
+from vlmend.evaluation.text import normalised
 from vlmend.models.pictures import content_hash, open_picture, save_picture
 from vlmend.models.vlm import VLM
 from vlmend.runs import Log, Run
@@ -56,7 +56,7 @@ _OTHERS = 7  # captions of other cases that a picture's is held against
 _PREMISES = 3  # other questions that a second picture is asked
 _DEALT = (TEXT_LOCALITY, IMAGE_LOCALITY)
 _CHANGING = (IMAGE_GENERALITY, OOD_GENERALITY, PORTABILITY)  # kinds whose pictures are the case's own matter
-_STEPS = ("asked", "reworded", "pictured", "divided", "dealt")
+_STEPS = ("read", "asked", "reworded", "pictured", "divided", "dealt", "published")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Plan:
         asking: how errors are looked for.
         rephraser: makes rewordings; ``None`` for those that the data has.
         painter: makes second pictures; ``None`` for those that the data has.
-        caption: the note that holds what a record's picture shows; question and answer stand for it if ``None``.
+        caption: the note that holds what a record's picture shows; if ``None``, question and answer stand for it, of
+            captions the right one.
         scorer: judges second pictures by their captions; ``None`` for the model's own judgement alone.
         text_pool, image_pool: what locality is dealt out of.
         most: how many errors at most; all if ``None``.
@@ -118,6 +119,7 @@ class Benchmark:
         asked: how many records there were to ask.
         left_out: everything that was, in the order of the steps.
         leaks: what of the evaluation part is in the training part too.
+        published: how many cases of each are in MMEdit's format, too.
     """
 
     train: tuple[EditCase, ...]
@@ -125,6 +127,7 @@ class Benchmark:
     asked: int
     left_out: tuple[LeftOut, ...]
     leaks: tuple[Leak, ...]
+    published: tuple[int, int] = (0, 0)
 
     @property
     def clean(self) -> bool:
@@ -141,7 +144,8 @@ class Benchmark:
 def build(
     vlm: VLM, cases: Sequence[EditCase], folder: Path, plan: Plan, run: Run, progress: Callable[[], None]
 ) -> Benchmark:
-    """Build a benchmark below a folder: ``{train,eval}.jsonl`` and ``.json`` (MMEdit's format) and ``images/``.
+    """Build a benchmark below a folder: ``{train,eval}.jsonl``, what of it fits as ``.json`` (MMEdit's format), and
+    ``images/``.
 
     Args:
         vlm: whose errors.
@@ -160,7 +164,7 @@ def build(
     if twice := [name for name, count in Counter(case.id for case in cases).items() if count > 1]:
         raise VlmendError(f"two records are called '{twice[0]}': give each an id of its own")
     for case in cases:  # before the long work
-        _caption(case, plan.caption)
+        _caption(case, plan)
     plan.check(lambda step: bool(run.part(step=step).records))
     wanted, items, again = first_of_each(cases)
     out = [LeftOut("asked", "a record before it asks the same", name) for name in again]
@@ -188,11 +192,17 @@ def build(
         sides, without = dealt(sides, free, kind, seed=plan.seed)
         out += [LeftOut("dealt", f"{kind}: nothing that is not its answer", name) for name in without]
     train, evaluation = (tuple(_own_pictures(case, folder / "images") for case in side) for side in sides)
-    for name, part in (("train", train), ("eval", evaluation)):
+    parts = {"train": train, "eval": evaluation}
+    for name, part in parts.items():
         if part:
             plain.write(part, folder / f"{name}.jsonl")
-            mmedit.write([_published(case) for case in part], folder / f"{name}.json")
-    return Benchmark(train, evaluation, len(cases), tuple(out), leaks(train, evaluation))
+    whole = {name: publishable(part, folder / f"{name}.json") for name, part in parts.items()}
+    for name, (fitting, without) in whole.items():
+        out += [LeftOut("published", why, case) for case, why in without]
+        if fitting:
+            mmedit.write(fitting, folder / f"{name}.json")
+    counts = (len(whole["train"][0]), len(whole["eval"][0]))
+    return Benchmark(train, evaluation, len(cases), tuple(out), leaks(train, evaluation), counts)
 
 
 @dataclass(frozen=True)
@@ -230,37 +240,58 @@ def _error(case: EditCase, asked: Asked) -> EditCase:
 def _reworded(
     cases: Sequence[EditCase], plan: Plan, log: Log, out: list[LeftOut], progress: Callable[[], None]
 ) -> list[EditCase]:
-    """The cases with a rewording each, where they have none and one can be had."""
+    """The cases with a rewording each, where they have none and one can be had.
+
+    They are reworded in batches that do not depend on where an earlier run was cut short.
+    """
+    rephraser = plan.rephraser
+    if rephraser is None:
+        return list(cases)
     known = {record["id"]: record for record in log.records}
+    waiting = [case for case in cases if not case.probes_of(TEXT_GENERALITY)]
+    for start in range(0, len(waiting), rephraser.at_once):
+        batch = waiting[start : start + rephraser.at_once]
+        if all(case.id in known for case in batch):
+            continue
+        for case, (text, why) in zip(batch, _rewordings(rephraser, batch, plan.seed), strict=True):
+            if case.id not in known:
+                known[case.id] = {"id": case.id, "text": text, "why": why}
+                log.append(known[case.id])
+                progress()
+    texts = {case.id: known[case.id]["text"] for case in waiting}
+    said = [(case.request.question, texts[case.id]) for case in waiting if texts[case.id] is not None]
+    twice = repeated(said) if rephraser.free else set()
     made: list[EditCase] = []
     for case in cases:
-        if plan.rephraser is None or case.probes_of(TEXT_GENERALITY):
-            made.append(case)
-            continue
-        if case.id not in known:
-            text, why = _rewording(plan.rephraser, case, random.Random(f"{plan.seed}/{case.id}/words"))
-            known[case.id] = {"id": case.id, "text": text, "why": why}
-            log.append(known[case.id])
-            progress()
-        record = known[case.id]
-        out += [LeftOut("reworded", why, case.id) for why in record["why"]]
-        if record["text"] is not None:
-            probe = Probe(TEXT_GENERALITY, replace(case.request, question=record["text"]))
-            case = replace(case, probes=(*case.probes, probe))
+        if case.id in texts:
+            out += [LeftOut("reworded", why, case.id) for why in known[case.id]["why"]]
+            text = texts[case.id]
+            if text is not None and normalised(text) in twice:
+                out.append(LeftOut("reworded", REPEATED, case.id))
+            elif text is not None:
+                probe = Probe(TEXT_GENERALITY, replace(case.request, question=text))
+                case = replace(case, probes=(*case.probes, probe))
         made.append(case)
     return made
 
 
-def _rewording(rephraser: Rephraser, case: EditCase, rng: random.Random) -> tuple[str | None, list[str]]:
-    """A rewording without a flaw, and the flaws of those before it."""
-    flaws: list[str] = []
+def _rewordings(rephraser: Rephraser, cases: Sequence[EditCase], seed: int) -> list[tuple[str | None, list[str]]]:
+    """Of each case a rewording without a flaw, and the flaws of those before it."""
+    rngs = {case.id: random.Random(f"{seed}/{case.id}/words") for case in cases}
+    texts: dict[str, str] = {}
+    flaws: dict[str, list[str]] = {case.id: [] for case in cases}
     for _ in range(_TRIES):
-        text = rephraser.reworded(case.request.question, rng)
-        wrong = flaw(case.request, text)
-        if wrong is None:
-            return text, flaws
-        flaws.append(wrong)
-    return None, flaws
+        left = [case for case in cases if case.id not in texts]
+        if not left:
+            break
+        said = rephraser.reworded([case.request.question for case in left], [rngs[case.id] for case in left])
+        for case, text in zip(left, said, strict=True):
+            wrong = flaw(case.request, text, free=rephraser.free)
+            if wrong is not None:
+                flaws[case.id].append(wrong)
+            elif text is not None:
+                texts[case.id] = text
+    return [(texts.get(case.id), flaws[case.id]) for case in cases]
 
 
 def _pictured(
@@ -275,11 +306,12 @@ def _pictured(
 ) -> list[EditCase]:
     """The cases with second pictures that are recognised: painted, or those that the data has."""
     known = {record["id"]: record for record in log.records}
-    captions = [_caption(case, plan.caption) for case in cases]
+    captions = [_caption(case, plan) for case in cases]
     made: list[EditCase] = []
     for number, case in enumerate(cases):
         given = case.probes_of(IMAGE_GENERALITY)
-        if not given and plan.painter is None:
+        if not given and (plan.painter is None or len(case.request.pictures) > 1):
+            out += [] if plan.painter is None else [LeftOut("pictured", "none is painted for several", case.id)]
             made.append(case)
             continue
         about = right.about(case)
@@ -321,15 +353,17 @@ class _Judge:
     about: Sequence[Example]
     captions: Sequence[str]
 
-    def flaw(self, picture: Image.Image, premises: Sequence[Example]) -> str | None:
+    def flaw(self, second: Example, premises: Sequence[Example]) -> str | None:
         scorer, asking = self.plan.scorer, self.plan.asking
-        if scorer is not None and scorer.likeliest(picture, self.captions) != 0:
+        if not second.pictures:
+            return "there is none"
+        if scorer is not None and scorer.likeliest(open_picture(second.pictures[0]), self.captions) != 0:
             return "another caption is likelier"
-        return judged(self.vlm, self.case, picture, premises, asking.right, max_new_tokens=asking.max_new_tokens)
+        return judged(self.vlm, self.case, second, premises, asking.right, max_new_tokens=asking.max_new_tokens)
 
 
 def _judged_given(judge: _Judge, given: Sequence[Probe]) -> tuple[list[Any], list[str]]:
-    flaws = [judge.flaw(open_picture(one.example.pictures[0]), _premises(one, judge.about)) for one in given]
+    flaws = [judge.flaw(one.example, _premises(one, judge.about)) for one in given]
     return [at for at, wrong in enumerate(flaws) if wrong is None], [wrong for wrong in flaws if wrong]
 
 
@@ -341,7 +375,7 @@ def _painted(judge: _Judge, folder: Path, caption: str) -> tuple[list[Any], list
     flaws: list[str] = []
     for _ in range(_TRIES):
         picture = plan.painter.painted(caption, rng.getrandbits(31))
-        wrong = judge.flaw(picture, judge.about)
+        wrong = judge.flaw(replace(judge.case.request, image=picture), judge.about)
         if wrong is None:
             name = f"images/{content_hash(picture)}.png"
             save_picture(picture, folder / name)
@@ -350,18 +384,18 @@ def _painted(judge: _Judge, folder: Path, caption: str) -> tuple[list[Any], list
     return [], flaws
 
 
-def _caption(case: EditCase, note: str | None) -> str:
+def _caption(case: EditCase, plan: Plan) -> str:
     """What a case's picture shows, in words.
 
     Raises:
         VlmendError: there is no such note.
     """
-    if note is None:
-        return f"{case.request.question} {case.request.answer}"
-    notes = values_of(case.notes)
-    if not str(notes.get(note) or "").strip():
-        raise VlmendError(f"case '{case.id}' has no note '{note}', which was to say what its picture shows")
-    return str(notes[note])
+    if plan.caption is None:
+        return plan.asking.right.shown(case.request)
+    said = str(values_of(case.notes).get(plan.caption) or "")
+    if not said.strip():
+        raise VlmendError(f"case '{case.id}' has no note '{plan.caption}', which was to say what its picture shows")
+    return said
 
 
 def _own_pictures(case: EditCase, folder: Path) -> EditCase:
@@ -375,11 +409,3 @@ def _own_pictures(case: EditCase, folder: Path) -> EditCase:
         return place if place.exists() else save_picture(picture, place)
 
     return relocated(case, placed)
-
-
-def _published(case: EditCase) -> EditCase:
-    """What MMEdit's format has a place for: of each of its kinds the first probe."""
-    first = {probe.kind: probe for probe in reversed(case.probes) if probe.kind in PUBLISHED}
-    probes = tuple(replace(first[kind], premises=(), notes=()) for kind in PUBLISHED if kind in first)
-    bare = tuple(replace(probe, example=replace(probe.example, aliases=())) for probe in probes)
-    return replace(case, request=replace(case.request, aliases=()), probes=bare, notes=(), counterfactual=False)

@@ -14,11 +14,20 @@ from vlmend.evaluation.kinds import kind_of
 __all__ = ["card", "statistics"]
 
 _MEANS = {
+    "read": "what was not read",
     "asked": "records that are no error for good, or one too many",
     "reworded": "rewordings that were thrown away",
     "pictured": "second pictures that were thrown away",
     "dealt": "questions that must stay and are not asked",
     "divided": "probes that changed sides with their cases",
+    "published": "what is in the .jsonl alone, for EasyEdit's loaders take whole records of MMEdit's format only",
+}
+
+_COUNTS = {
+    "cases": "cases",
+    "published": "cases in the .json, too",
+    "pictures": "pictures",
+    "questions": "questions",
 }
 
 
@@ -26,8 +35,8 @@ def statistics(benchmark: Benchmark) -> dict[str, Any]:
     """Counts as plain JSON values."""
     return {
         "asked": benchmark.asked,
-        "train": _counted(benchmark.train),
-        "eval": _counted(benchmark.evaluation),
+        "train": _counted(benchmark.train, benchmark.published[0]),
+        "eval": _counted(benchmark.evaluation, benchmark.published[1]),
         "dropped": {step: dict(some) for step, some in benchmark.dropped.items()},
         "records": _by_record(benchmark),
         "leaks": {leak.role: {"of": leak.of, "cases": len(leak.cases)} for leak in benchmark.leaks},
@@ -44,7 +53,7 @@ def _by_record(benchmark: Benchmark) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def _counted(cases: Sequence[EditCase]) -> dict[str, Any]:
+def _counted(cases: Sequence[EditCase], published: int) -> dict[str, Any]:
     probes = Counter(probe.kind for case in cases for probe in case.probes)
     distinct = {
         kind: len({(p.example.question, p.example.pictures) for case in cases for p in case.probes_of(kind)})
@@ -52,6 +61,7 @@ def _counted(cases: Sequence[EditCase]) -> dict[str, Any]:
     }
     return {
         "cases": len(cases),
+        "published": published,
         "pictures": len({file for case in cases for file in case_files(case)}),
         "questions": len({case.request.question for case in cases}),
         "probes": {kind: {"n": count, "distinct": distinct[kind]} for kind, count in sorted(probes.items())},
@@ -70,8 +80,8 @@ def card(benchmark: Benchmark, *, about: Mapping[str, str], command: str) -> str
     lines = ["# An edit benchmark", "", f"Made by `{command}`.", ""]
     lines += [*(f"* **{name}**: {value}" for name, value in about.items()), ""]
     lines += ["| | training | evaluation |", "|---|--:|--:|"]
-    for name in ("cases", "pictures", "questions"):
-        lines.append(f"| {name} | {found['train'][name]} | {found['eval'][name]} |")
+    for name, shown in _COUNTS.items():
+        lines.append(f"| {shown} | {found['train'][name]} | {found['eval'][name]} |")
     for kind in dict.fromkeys([*found["train"]["probes"], *found["eval"]["probes"]]):
         cells = [_probes(found[side]["probes"].get(kind)) for side in ("train", "eval")]
         lines.append(f"| {kind_of(kind).name} | {' | '.join(cells)} |")

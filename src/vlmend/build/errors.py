@@ -12,24 +12,39 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+from vlmend.build.answers import alike
 from vlmend.data.formats.coco import read_synonyms
 from vlmend.data.records import EditCase, Example
 from vlmend.evaluation.hallucination.naming import WholeNames
-from vlmend.evaluation.text import matches, normalised
+from vlmend.evaluation.text import normalised
 from vlmend.models.sampling import Sampling
 from vlmend.models.vlm import VLM
 from vlmend.runs import Log
 
-__all__ = ["CAPTION", "KINDS", "Asked", "Asking", "Captioned", "Right", "ask_all", "overlap"]
+__all__ = ["CAPTION", "KINDS", "UNKNOWN", "Answered", "Asked", "Asking", "Captioned", "Right", "ask_all", "overlap"]
 
 _AT_ONCE = 32
 _WORD = re.compile(r"\w+")
 
 
 class Right(Protocol):
-    """Whether an answer counts as right."""
+    """What counts as right of one kind of data, and what as the same error again."""
 
-    def __call__(self, said: str, example: Example) -> bool: ...
+    def __call__(self, said: str, example: Example) -> bool:
+        """Whether an answer is right."""
+        ...
+
+    def again(self, said: str, rejected: str, example: Example) -> str | None:
+        """Why a wrong answer about a second picture is not the error made about the first; ``None`` if it is."""
+        ...
+
+    def shown(self, example: Example) -> str:
+        """What the picture of an example shows, by its question and right answer."""
+        ...
+
+
+_ELSE = "the model says something else of it"
+UNKNOWN = "the model does not recognise it"
 
 
 def overlap(said: str, reference: str) -> float:
@@ -71,6 +86,21 @@ class Captioned:
             return objects <= set[str]().union(*map(self._objects, example.accepted))
         return max((overlap(said, one) for one in example.accepted), default=0.0) >= CAPTION
 
+    def again(self, said: str, rejected: str, example: Example) -> str | None:
+        """Objects rightly named of the first picture are named of the second, and so is one that neither has; of
+        captions without objects, most of their words are the same."""
+        named, before = self._objects(said), self._objects(rejected)
+        there = set[str]().union(*map(self._objects, example.accepted))
+        if not before:
+            return None if overlap(said, rejected) >= CAPTION else _ELSE
+        if not before & there <= named:
+            return UNKNOWN
+        return None if (before - there) & named else _ELSE
+
+    def shown(self, example: Example) -> str:
+        """The caption."""
+        return example.answer or ""
+
     def _objects(self, text: str) -> set[str]:
         return {mention.name for mention in self._names.find(text)}
 
@@ -79,16 +109,29 @@ class Captioned:
         return WholeNames(read_synonyms() if self.synonyms is None else self.synonyms)
 
 
-def _answered(said: str, example: Example) -> bool:
-    return matches(said, example.accepted)
+@dataclass(frozen=True)
+class Answered:
+    """What makes a short answer right: it is one of those that are accepted."""
+
+    def __call__(self, said: str, example: Example) -> bool:
+        """Whether it is right."""
+        return alike(said, example.accepted)
+
+    def again(self, said: str, rejected: str, example: Example) -> str | None:
+        """The very same is said."""
+        return None if alike(said, (rejected,)) else _ELSE
+
+    def shown(self, example: Example) -> str:
+        """Question and answer."""
+        return f"{example.question} {example.answer}"
 
 
 KINDS: Mapping[str, Callable[[str | None], Right]] = {
-    "vqa": lambda synonyms: _answered,
+    "vqa": lambda synonyms: Answered(),
     "caption": Captioned,
 }
-"""Kind of data -> what counts as right, given words of objects: an answer as the evaluator compares them; a caption by
-the objects it names."""
+"""Kind of data -> what counts as right, given words of objects: an answer by `alike`; a caption by the objects it
+names."""
 
 
 @dataclass(frozen=True)

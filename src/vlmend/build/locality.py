@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from vlmend.build.answers import alike
 from vlmend.build.content import shown
 from vlmend.data.pictures import examples_of
 from vlmend.data.records import EditCase, Example, Probe
@@ -72,8 +73,8 @@ def dealt(
 def tells(case: EditCase, example: Example) -> bool:
     """Whether an example's answer is the case's target, or what the model says instead: an edit that makes the model
     say either everywhere would change nothing there, or what it says elsewhere would be taken for the edit's doing."""
-    mine = {*map(normalised, case.request.accepted), normalised(case.rejected or "")} - {""}
-    return not mine.isdisjoint(map(normalised, example.accepted))
+    mine = [one for one in (*case.request.accepted, case.rejected or "") if one.strip()]
+    return any(alike(answer, mine) for answer in example.accepted)
 
 
 class _Share:

@@ -6,7 +6,8 @@ MMEdit's second pictures are painted from a caption, not from the question, and 
 * a model of pictures and texts (CLIP and its like), where one is given, finds the case's caption the likeliest for it
   among those of other cases; and
 * the model itself recognises it: it answers other questions rightly that it answers rightly of the first picture, and
-  errs again on the case's own. Where there are no such questions, it must make the very same error.
+  errs again on the case's own. Where there are no such questions, it must make the very same error; of captions, name
+  again what it rightly named and an object that is not there (`vlmend.build.errors.Captioned.again`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from vlmend.build.errors import Right
+from vlmend.build.errors import UNKNOWN, Right
 from vlmend.data.records import EditCase, Example
 from vlmend.errors import VlmendError
-from vlmend.evaluation.text import matches
 from vlmend.models.folders import pretrained, unusable
+from vlmend.models.loading import quiet
 from vlmend.models.vlm import VLM
 
 __all__ = ["Diffused", "Painter", "Scorer", "judged"]
@@ -57,11 +58,13 @@ class Diffused:
         folder: of the pipeline, or its hub id; nothing is fetched for a folder.
         steps: of the diffusion.
         size: pixels a side; the pipeline's own if ``None``.
+        device: where it paints; what is drawn is drawn on the CPU, the same for every device.
     """
 
     folder: str
     steps: int = 30
     size: int | None = None
+    device: str = "cpu"
 
     def painted(self, caption: str, seed: int) -> Image.Image:
         """A picture of the caption."""
@@ -78,14 +81,17 @@ class Diffused:
     def _pipeline(self) -> Any:
         try:
             from diffusers import DiffusionPipeline  # pyright: ignore[reportMissingImports]
+            from diffusers.utils.logging import disable_progress_bar  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise VlmendError("painting pictures needs a package that is not there: pip install diffusers") from error
         try:
-            pipeline: Any = DiffusionPipeline.from_pretrained(self.folder, use_safetensors=True)
+            disable_progress_bar()
+            with quiet():
+                pipeline: Any = DiffusionPipeline.from_pretrained(self.folder, use_safetensors=True)
         except Exception as error:  # damaged files raise whatever their reader comes upon
             raise unusable(self.folder, "text-to-image pipeline of diffusers", error) from error
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return pipeline.to(self.device)
 
 
 @dataclass(frozen=True)
@@ -94,16 +100,18 @@ class Scorer:
 
     Attributes:
         folder: of the model, or its hub id.
+        device: where it runs.
     """
 
     folder: str
+    device: str = "cpu"
 
     @torch.no_grad()
     def likeliest(self, picture: Image.Image, captions: Sequence[str]) -> int:
         """Which of some captions it finds the likeliest for a picture."""
         model, processor = self._loaded
         given = processor(text=list(captions), images=picture, return_tensors="pt", padding=True, truncation=True)
-        return int(model(**given).logits_per_image[0].argmax())
+        return int(model(**given.to(self.device)).logits_per_image[0].argmax())
 
     def check(self) -> None:
         """Load it and let it choose.
@@ -122,7 +130,8 @@ class Scorer:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModel, AutoProcessor
 
-        return pretrained(AutoModel, AutoProcessor, self.folder, _SCORES, fetch=True)
+        model, processor = pretrained(AutoModel, AutoProcessor, self.folder, _SCORES, fetch=True)
+        return model.to(self.device), processor
 
 
 _SCORES = "model of pictures and texts"
@@ -131,7 +140,7 @@ _SCORES = "model of pictures and texts"
 def judged(
     vlm: VLM,
     case: EditCase,
-    picture: Image.Image,
+    second: Example,
     premises: Sequence[Example],
     right: Right,
     *,
@@ -142,18 +151,17 @@ def judged(
     Args:
         vlm: whose error the case is.
         case: with what was said of its own picture as ``rejected``.
-        picture: the second one.
+        second: the second picture, with the question that is asked of it.
         premises: other questions with their answers, rightly answered of the case's own picture, asked of this one.
-            Where there are none, the model must say of it what it said of the first.
+            Where there are none, the model must make the error that it made of the first.
         right: what counts as right.
         max_new_tokens: longest answer.
     """
-    questions = (case.request, *premises)
-    prepared = vlm.prepare([Example(one.question, picture) for one in questions])
+    prepared = vlm.prepare([Example(one.question, second.image) for one in (second, *premises)])
     said, *others = vlm.generate(prepared, max_new_tokens=max_new_tokens)
     if right(said, case.request):
         return "the model is right about it"
     if not premises:
-        return None if matches(said, (case.rejected or "",)) else "the model says something else of it"
+        return right.again(said, case.rejected or "", case.request)
     known = all(right(one, premise) for one, premise in zip(others, premises, strict=True))
-    return None if known else "the model does not recognise it"
+    return None if known else UNKNOWN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from vlmend.cli.arguments import (
     SkipMissingOption,
     check_askable,
     load_model,
+    placed,
     read_cases,
     typed_device,
 )
@@ -61,7 +63,10 @@ def build(
     ] = None,
     caption: Annotated[
         str | None,
-        typer.Option(metavar="NOTE", help="The note that says what a picture shows; question and answer else."),
+        typer.Option(
+            metavar="NOTE",
+            help="The note that says what a picture shows; else question and answer, or the right caption.",
+        ),
     ] = None,
     score: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="A CLIP-like model that second pictures must convince, too.")
@@ -77,9 +82,10 @@ def build(
     as_json: JsonFlag = False,
 ) -> None:
     """Keep what a model gets wrong for good; add rewordings, second pictures and questions that must stay; divide it so
-    that training gives nothing of the evaluation away; and write it as MMEdit's JSON with a data card."""
+    that training gives nothing of the evaluation away; and write it, what is whole of it as MMEdit's JSON, too, with a
+    data card."""
     with replying(as_json) as reply:
-        from vlmend.build.benchmark import Plan
+        from vlmend.build.benchmark import LeftOut, Plan
         from vlmend.build.benchmark import build as run_all
         from vlmend.build.card import card, statistics
         from vlmend.build.content import contents
@@ -92,21 +98,26 @@ def build(
         if kind not in KINDS:
             raise UnknownNameError("kind of data", kind, KINDS)
         synonyms = _synonyms(words, kind)
-        wanted = read_cases(data, limit, skip_missing=skip_missing)
+        place = placed(device)
+        wanted, absent = _read(data, limit, skip_missing)
         if blind := [case.id for case in wanted if not case.request.pictures]:
             raise VlmendError(f"{data}: record '{blind[0]}' has no picture")
         if caption:
             grouped(wanted, caption)
-        pools = {
-            "--text-locality": _pool("--text-locality", text_locality, pictured=False, skip_missing=skip_missing),
-            "--image-locality": _pool("--image-locality", image_locality, pictured=True, skip_missing=skip_missing),
-        }
+        pools: dict[str, list[EditCase]] = {}
+        skipped = [LeftOut("read", "picture missing", name) for name in absent]
+        for option, file, pictured in (
+            ("--text-locality", text_locality, False),
+            ("--image-locality", image_locality, True),
+        ):
+            pools[option], absent = _pool(option, file, pictured, skip_missing)
+            skipped += [LeftOut("read", f"picture missing, of {option}")] * len(absent)
         plan = Plan(
             asking=Asking(kind, draws, temperature, seed, max_new_tokens, synonyms),
-            rephraser=_rephraser(rephrase, rephrase_model, kind),
-            painter=Diffused(pictures) if pictures else None,
+            rephraser=_rephraser(rephrase, rephrase_model, kind, place),
+            painter=Diffused(pictures, device=place) if pictures else None,
             caption=caption,
-            scorer=Scorer(score) if score else None,
+            scorer=Scorer(score, place) if score else None,
             text_pool=[case.request for case in pools["--text-locality"]],
             image_pool=[case.request for case in pools["--image-locality"]],
             most=n,
@@ -137,9 +148,11 @@ def build(
         with Run(out, settings) as run:
             with progress("Asking, rewording, judging pictures", len(wanted), done=len(run.records)) as advance:
                 made = run_all(vlm, wanted, out, plan, run, advance)
+            made = replace(made, left_out=(*skipped, *made.left_out))
             run.finish(statistics(made))
         files = {"--words": words, "--text-locality": text_locality, "--image-locality": image_locality}
-        command = shlex.join([*_typed(model, data, out, settings, files), *typed_device(device)])
+        typed = _typed(model, data, out, settings | {"limit": limit}, files)
+        command = shlex.join([*typed, *(["--skip-missing"] if skip_missing else []), *typed_device(device)])
         about = {
             "Model": f"{vlm.name} (weights {vlm.fingerprint[:12]})",
             "Data": f"{len(wanted)} records of {data.name}",
@@ -181,7 +194,7 @@ def _synonyms(words: str | None, kind: str) -> str | None:
     return text
 
 
-def _rephraser(how: str, name: str, kind: str) -> Rephraser | None:
+def _rephraser(how: str, name: str, kind: str, place: str) -> Rephraser | None:
     from vlmend.build.rewording import Reworder, Templates
     from vlmend.models.chat import EndpointChat, FolderChat
 
@@ -194,19 +207,34 @@ def _rephraser(how: str, name: str, kind: str) -> Rephraser | None:
     if not Path(how).is_dir():
         shown = "that" if {*how} & {*"@?=:"} else f"'{how}'"  # a URL cut short may carry a key
         raise VlmendError(f"--rephrase takes templates, none, a folder or a URL, not {shown}")
-    return Reworder(FolderChat(how, temperature=_DRAWN_AT, max_new_tokens=64))
+    return Reworder(FolderChat(how, temperature=_DRAWN_AT, max_new_tokens=64, device=place))
 
 
-def _pool(option: str, file: Path | None, *, pictured: bool, skip_missing: bool) -> list[EditCase]:
-    """What of a file locality can be dealt out of: requests with, or without, pictures."""
+def _read(path: Path, limit: int | None, skip_missing: bool) -> tuple[list[EditCase], list[str]]:
+    """The cases of a file; and the ids of those left out, for a picture is missing, before there were enough."""
+    from vlmend.data.formats import read
+
+    cases = read_cases(path, limit, skip_missing=skip_missing)
+    if not skip_missing:
+        return cases, []
+    names = [case.id for case in read(path, check_images=False)]
+    if limit is not None and len(cases) == limit:
+        names = names[: names.index(cases[-1].id)]
+    there = {case.id for case in cases}
+    return cases, [name for name in names if name not in there]
+
+
+def _pool(option: str, file: Path | None, pictured: bool, skip_missing: bool) -> tuple[list[EditCase], list[str]]:
+    """What of a file locality can be dealt out of: requests with, or without, pictures; and what `_read` left out."""
     if file is None:
-        return []
-    found = [case for case in read_cases(file, skip_missing=skip_missing) if bool(case.request.pictures) == pictured]
+        return [], []
+    cases, absent = _read(file, None, skip_missing)
+    found = [case for case in cases if bool(case.request.pictures) == pictured]
     if not found:
         raise DataError(
             f"{option} takes questions {'about' if pictured else 'without'} pictures, and it has none", path=file
         )
-    return found
+    return found, absent
 
 
 def _typed(
@@ -227,6 +255,7 @@ def _typed(
         *((option, file, None) for option, file in files.items()),
         ("--train", settings["train"], 0.5),
         ("--seed", settings["seed"], 0),
+        ("--limit", settings["limit"], None),
         ("--max-new-tokens", settings["max_new_tokens"], 32),
     ]
     given = [word for option, value, usual in options if value != usual for word in (option, str(value))]

@@ -30,6 +30,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     Blip2Config,
@@ -39,6 +40,8 @@ from transformers import (
 )
 
 from vlmend.errors import ModelError, WriteError
+from vlmend.models.folders import unusable
+from vlmend.models.loading import quiet
 
 __all__ = ["convert", "read_checkpoints", "renamed"]
 
@@ -184,18 +187,24 @@ def convert(
 
     Raises:
         ModelError: a file cannot be read; a tensor is unknown, missing, or of another shape; the language model is
-            no Llama or of another width.
+            no Llama or of another width; ``out`` is there and is no empty folder.
+        VlmendError: there is no language model at ``language``.
         WriteError: the folder cannot be written.
     """
     if prompt not in _TEMPLATES:
         raise ModelError(f"no prompt '{prompt}'; there are: {', '.join(_TEMPLATES)}")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ModelError(f"{out} is there already, and no empty folder: name another")
+    kind = _read(AutoConfig, language).model_type  # before the long work
+    if kind != "llama":
+        raise ModelError(f"{language} is a {kind}, and MiniGPT-4's language model a Llama")
     state = renamed(read_checkpoints(files))
     if missing := [old for old, new in _FIXED.items() if new not in state and not old.startswith("Qformer")]:
         raise ModelError(f"the checkpoint lacks '{missing[0]}': name all files that it comes in")
-    words: Any = AutoModelForCausalLM.from_pretrained(language)
-    if words.config.model_type != "llama":
-        raise ModelError(f"{language} is a {words.config.model_type}, and MiniGPT-4's language model a Llama")
-    tokenizer: Any = AutoTokenizer.from_pretrained(language)
+    words, info = _read(AutoModelForCausalLM, language, output_loading_info=True)
+    if lacking := sorted(info["missing_keys"]):
+        raise ModelError(f"'{language}' holds no whole {_LANGUAGE}: it lacks {', '.join(lacking[:3])}")
+    tokenizer: Any = _read(AutoTokenizer, language)
     tokenizer.chat_template = _TEMPLATES[prompt]
     queries = state["query_tokens"].shape[1]
     size = _size(state, heads)
@@ -217,6 +226,18 @@ def convert(
     except OSError as error:
         raise WriteError(out, error) from error
     return out
+
+
+_LANGUAGE = "language model of transformers"
+
+
+def _read(kind: Any, language: Path | str, **how: Any) -> Any:
+    """What an auto class loads; weights of a Vicuna are seldom safetensors."""
+    try:
+        with quiet():
+            return kind.from_pretrained(language, **how)
+    except Exception as error:  # damaged files raise whatever their reader comes upon
+        raise unusable(str(language), _LANGUAGE, error) from error
 
 
 def _size(state: Mapping[str, Tensor], heads: Heads) -> int:
