@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -203,6 +204,26 @@ def test_cases_with_missing_pictures_can_be_left_out(
     )
     assert outcome.document["cases"] == 2
     assert "--skip-missing" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_another_picture_under_the_old_name_is_refused_and_a_moved_folder_goes_on(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(cases_file.parent, here)
+
+    def given(folder: Path) -> tuple[Any, ...]:
+        path = folder / cases_file.name
+        return ("bench", tiny_folder(), path, "--editors", "null", "--out", tmp_path / "run", "--max-new-tokens", 4)
+
+    assert vlmend_cli(*given(here)).code == 0
+    records = (tmp_path / "run" / "records.jsonl").read_bytes()
+    here.rename(there)
+    assert vlmend_cli(*given(there)).code == 0
+    assert (tmp_path / "run" / "records.jsonl").read_bytes() == records
+    one, other, *_ = sorted(there.glob("*.png"))
+    shutil.copy(one, other)
+    assert vlmend_cli(*given(there)).is_a_users_mistake(str(tmp_path / "run"), "other settings (cases)")
 
 
 def test_cases_file_that_is_not_json(vlmend_cli: Callable[..., Any], tmp_path: Path) -> None:

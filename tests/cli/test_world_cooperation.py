@@ -20,7 +20,7 @@ def test_the_command(vlmend_cli: Callable[..., Any], tmp_path: Path) -> None:
     assert states["unedited"]["seen"]["mean"] is None  # a share of no edits
     records = (out / "records.jsonl").read_bytes()
     again = vlmend_cli(*given)
-    assert "parrot" in again.stdout
+    assert "of 2 pairs" in again.stdout
     assert again.stdout.splitlines()[-1] == str(out)
     assert (out / "records.jsonl").read_bytes() == records
     assert vlmend_cli(*given, "--seed", 8).is_a_users_mistake(str(out), "other settings", "seed")

@@ -114,7 +114,7 @@ def pairs(
         if not cases:
             raise DataError("no record in it can be used", path=data)
         vlm = load_model(model, device)
-        about = {"model": vlm.name, "fingerprint": vlm.fingerprint, "data": identity(cases)}
+        about = {"model": vlm.name, "fingerprint": vlm.fingerprint, "data": identity(cases, opened=False)}
         versions = library_versions()
         injector = (
             _injector(how, rewriter_model, vlm, checkable, answers, max_new_tokens, place)
