@@ -6,9 +6,10 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from vlmend.models.weights import Folded
+from vlmend.models.intervene import joined
+from vlmend.models.weights import Folded, WeightsOperation
 
-__all__ = ["Active", "Applicable", "Edits"]
+__all__ = ["Active", "Applicable", "Edits", "Standing"]
 
 
 class Applicable(Protocol):
@@ -50,3 +51,24 @@ class Active:
         finally:
             self._folded.redo()
             self._among.append(self)
+
+
+class Standing:
+    """What edits in force do beside changing weights, as one operation of a kind where that can be."""
+
+    def __init__(self, active: Sequence[Active]) -> None:
+        self._active = active
+        self._known: dict[tuple[type, ...], tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
+
+    def without(self, hidden: tuple[type, ...]) -> tuple[Any, ...]:
+        """All but operations of some kinds. What is known of the same ones is gone on from: in a sequence of edits
+        there is one more each time."""
+        idle = (WeightsOperation, *hidden)
+        ops = tuple(op for one in self._active for op in one.edit.ops if not isinstance(op, idle))
+        known, made = self._known.get(hidden, ((), ()))
+        if len(known) > len(ops) or any(one is not other for one, other in zip(known, ops, strict=False)):
+            known, made = (), ()
+        if len(ops) > len(known):
+            made = joined((*made, *ops[len(known) :]))
+        self._known[hidden] = (ops, made)
+        return made

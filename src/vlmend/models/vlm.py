@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from vlmend.errors import EditError, FingerprintError, VlmendError
-from vlmend.models.active import Active, Applicable, Edits
+from vlmend.models.active import Active, Applicable, Edits, Standing
 from vlmend.models.batching import by_opening, of_like_length
 from vlmend.models.begun import Begun
 from vlmend.models.contrast import Contrast
@@ -65,7 +65,7 @@ class VLM:
         self.batch_rows = 32
         self._active: list[Active] = []
         self._hidden: tuple[type, ...] = ()
-        self._stood: dict[tuple[type, ...], tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
+        self._standing = Standing(self._active)
         self._shared: Shared | None = None
         self._ends = _end_tokens(model, self.tokenizer)
         self._preparer = Preparer(processor, prompter, parts.image_token, self._ends, parts.in_stream)
@@ -408,7 +408,7 @@ class VLM:
     def _plans(self, prepared: Prepared, edits: Edits, ops: Sequence[Any]) -> list[Plan]:
         """What acts on each row: edits in force (whose weights are folded already), the row's own, then ``ops``. Pools
         and memories of several edits are one."""
-        standing = self._standing()
+        standing = self._standing.without(self._hidden)
         each = list(edits) if isinstance(edits, Sequence) else [edits] * len(prepared)
         if len(each) != len(prepared):
             raise EditError(f"{len(each)} edits were given for {len(prepared)} rows")
@@ -420,19 +420,6 @@ class VLM:
                 others = [op for op in edit.ops if not isinstance(op, WeightsOperation)]
                 acting[id(edit)] = (*folded, *joined((*standing, *others)))
         return [plan((*acting[id(edit)], *ops), row) for edit, row in zip(each, prepared.rows, strict=True)]
-
-    def _standing(self) -> tuple[Any, ...]:
-        """What edits in force do beside changing weights, as one operation of a kind where that can be. What is known
-        of the same ones is gone on from: in a sequence of edits there is one more each time."""
-        idle = (WeightsOperation, *self._hidden)
-        ops = tuple(op for one in self._active for op in one.edit.ops if not isinstance(op, idle))
-        known, made = self._stood.get(self._hidden, ((), ()))
-        if len(known) > len(ops) or any(one is not other for one, other in zip(known, ops, strict=False)):
-            known, made = (), ()
-        if len(ops) > len(known):
-            made = joined((*made, *ops[len(known) :]))
-        self._stood[self._hidden] = (ops, made)
-        return made
 
     @property
     def active_edits(self) -> tuple[str, ...]:
