@@ -1,15 +1,20 @@
-"""Corrections as a model knows them: what can be applied, and a handle on what is in force."""
+"""Corrections as a model knows them: what can be applied, what is in force, and what acts on each row for it."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any, Protocol
 
-from vlmend.models.intervene import joined
-from vlmend.models.weights import Folded, WeightsOperation
+from vlmend.errors import EditError, FingerprintError
+from vlmend.models.intervene import Plan, check, joined, plan
+from vlmend.models.parts import Parts
+from vlmend.models.prepared import Row
+from vlmend.models.tensors import fingerprint
+from vlmend.models.weights import Folded, Weights, WeightsOperation
 
-__all__ = ["Active", "Applicable", "Edits", "Standing"]
+__all__ = ["Active", "Applicable", "Edits", "InForce"]
 
 
 class Applicable(Protocol):
@@ -53,22 +58,92 @@ class Active:
             self._among.append(self)
 
 
-class Standing:
-    """What edits in force do beside changing weights, as one operation of a kind where that can be."""
+class InForce:
+    """The edits in force in one model, in their order, and what they do together."""
 
-    def __init__(self, active: Sequence[Active]) -> None:
-        self._active = active
+    def __init__(self, parts: Parts, weights: Weights) -> None:
+        self._parts = parts
+        self._weights = weights
+        self._active: list[Active] = []
+        self._hidden: tuple[type, ...] = ()
         self._known: dict[tuple[type, ...], tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
 
-    def without(self, hidden: tuple[type, ...]) -> tuple[Any, ...]:
-        """All but operations of some kinds. What is known of the same ones is gone on from: in a sequence of edits
-        there is one more each time."""
-        idle = (WeightsOperation, *hidden)
-        ops = tuple(op for one in self._active for op in one.edit.ops if not isinstance(op, idle))
-        known, made = self._known.get(hidden, ((), ()))
+    @cached_property
+    def base(self) -> str:
+        """Hash of the weights without edits, over tensors named as on disk."""
+        return fingerprint(self._weights.base())
+
+    @property
+    def edits(self) -> tuple[Applicable, ...]:
+        """Which they are."""
+        return tuple(one.edit for one in self._active)
+
+    def check(self, edit: Applicable) -> None:
+        """Refuse an edit that cannot be applied to this model.
+
+        Raises:
+            FingerprintError: it was made for other weights.
+            EditError: it names what this model does not have.
+        """
+        if edit.base != self.base:
+            raise FingerprintError(made_for=edit.base, applied_to=self.base)
+        check(edit.ops, self._parts, self._weights)
+
+    def add(self, edit: Applicable) -> Active:
+        """Put an edit in force; see `check` for what is refused, with nothing changed."""
+        self.check(edit)
+        changes = [op for op in edit.ops if isinstance(op, WeightsOperation)]
+        handle = Active(self._active, edit, self._weights.add(changes))
+        self._active.append(handle)
+        return handle
+
+    @contextmanager
+    def lifted(self) -> Generator[None, None, None]:
+        """None of them in the block; behind it all that were are again, in their order, bit for bit."""
+        with ExitStack() as stack:
+            for handle in reversed(list(self._active)):
+                stack.enter_context(handle.lifted())
+            yield
+
+    @contextmanager
+    def without(self, kind: type) -> Generator[None, None, None]:
+        """Within the block operations of one kind, which changes no weights, do nothing."""
+        before = self._hidden
+        self._hidden = (*before, kind)
+        try:
+            yield
+        finally:
+            self._hidden = before
+
+    def plans(self, rows: Sequence[Row], edits: Edits, ops: Sequence[Any]) -> list[Plan]:
+        """What acts on each row: edits in force (whose weights are folded already), the row's own, then ``ops``. Pools
+        and memories of several edits are one.
+
+        Raises:
+            EditError, FingerprintError: as `check`, or there is not one edit for each row.
+        """
+        standing = self._joined()
+        each = list(edits) if isinstance(edits, Sequence) else [edits] * len(rows)
+        if len(each) != len(rows):
+            raise EditError(f"{len(each)} edits were given for {len(rows)} rows")
+        acting = {id(None): standing}
+        for edit in each:
+            if edit is not None and id(edit) not in acting:
+                self.check(edit)
+                folded = [op for op in edit.ops if isinstance(op, WeightsOperation)]
+                others = [op for op in edit.ops if not isinstance(op, WeightsOperation)]
+                acting[id(edit)] = (*folded, *joined((*standing, *others)))
+        return [plan((*acting[id(edit)], *ops), row) for edit, row in zip(each, rows, strict=True)]
+
+    def _joined(self) -> tuple[Any, ...]:
+        """What they do beside changing weights, as one operation of a kind where that can be. What is known of the same
+        ones is gone on from: in a sequence of edits there is one more each time."""
+        idle = (WeightsOperation, *self._hidden)
+        ops = tuple(op for edit in self.edits for op in edit.ops if not isinstance(op, idle))
+        known, made = self._known.get(self._hidden, ((), ()))
         if len(known) > len(ops) or any(one is not other for one, other in zip(known, ops, strict=False)):
             known, made = (), ()
         if len(ops) > len(known):
             made = joined((*made, *ops[len(known) :]))
-        self._known[hidden] = (ops, made)
+        self._known[self._hidden] = (ops, made)
         return made

@@ -6,9 +6,9 @@ Everything that runs goes through here, so that batches, pictures and edits are 
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig
 
-from vlmend.errors import EditError, FingerprintError, VlmendError
-from vlmend.models.active import Active, Applicable, Edits, Standing
+from vlmend.errors import VlmendError
+from vlmend.models.active import Active, Applicable, Edits, InForce
 from vlmend.models.batching import by_opening, of_like_length
 from vlmend.models.begun import Begun
 from vlmend.models.contrast import Contrast
 from vlmend.models.feeding import feeder_of
 from vlmend.models.greedy import GREEDY, follow, takes_the_likeliest
-from vlmend.models.intervene import Plan, acting, check, first_stage, joined, plan
+from vlmend.models.intervene import Plan, acting, first_stage, plan
 from vlmend.models.logits import Rewrite
 from vlmend.models.mixing import Mixer, Query, mixed, stepwise
 from vlmend.models.outputs import Question, Reply, RowOutput, RunOutput, row_output
@@ -32,11 +32,9 @@ from vlmend.models.parts import Parts
 from vlmend.models.prefix import Cut
 from vlmend.models.prepared import Asked, Batch, Prepared, Preparer, Row, Shared
 from vlmend.models.prompts import Prompter
-from vlmend.models.resume import Below, record
+from vlmend.models.running import Reused, Runner
 from vlmend.models.sampling import Draws, Sampling
-from vlmend.models.starting import starting
 from vlmend.models.telling import Teller
-from vlmend.models.tensors import fingerprint
 from vlmend.models.weights import Weights, WeightsOperation, shared_change
 
 __all__ = ["VLM"]
@@ -63,9 +61,7 @@ class VLM:
         self.parts = parts
         self.weights = Weights(model, parts)
         self.batch_rows = 32
-        self._active: list[Active] = []
-        self._hidden: tuple[type, ...] = ()
-        self._standing = Standing(self._active)
+        self._in_force = InForce(parts, self.weights)
         self._shared: Shared | None = None
         self._ends = _end_tokens(model, self.tokenizer)
         self._preparer = Preparer(processor, prompter, parts.image_token, self._ends, parts.in_stream)
@@ -73,11 +69,12 @@ class VLM:
         self._teller = Teller(parts, self.tokenizer, self._preparer, self._feeder)
         self._mixer = Mixer(parts, self.tokenizer, self._feeder)
         self._begun = Begun(parts, self.weights, self._preparer, self._feeder)
+        self._runner = Runner(parts, self.weights, self._preparer, self._feeder, self._begun)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Hash of the weights without edits, over tensors named as on disk."""
-        return fingerprint(self.weights.base())
+        return self._in_force.base
 
     @property
     def device(self) -> torch.device:
@@ -106,7 +103,7 @@ class VLM:
         """
         shared = self._shared
         asked = self._preparer.prepare(examples) if shared is None else shared.prepare(self._preparer, examples)
-        return self._teller.told(asked, self._plans(asked, None, ()))
+        return self._teller.told(asked, self._in_force.plans(asked.rows, None, ()))
 
     @contextmanager
     def sharing(self) -> Generator[None, None, None]:
@@ -168,7 +165,7 @@ class VLM:
             keep_beginnings: keep what rows begin with, up to their picture, with ``prepared``: later runs with the
                 same edits go on from there.
         """
-        plans = self._plans(prepared, edits, ops)
+        plans = self._in_force.plans(prepared.rows, edits, ops)
         prepared = self._teller.told(prepared, plans)
         mixings = self._mixer.mixings(prepared, [() if one.answer is not None else one.logits for one in plans])
         outputs: dict[int, RowOutput] = {}
@@ -181,7 +178,7 @@ class VLM:
                     indices,
                     stages,
                     self.batch_rows,
-                    self._run_whole,
+                    self._runner.whole,
                     lasting=keep_beginnings and not (grad or ops),
                     settled=not (grad or ops),
                 )
@@ -189,7 +186,8 @@ class VLM:
                 rest = {index: prepared.rows[index] for index in indices if index not in outputs}
                 for some in of_like_length(rest, self.batch_rows):
                     acts = [plans[index] for index in some]
-                    batch = self._run_batch(prepared.take(some), acts, first or 0, keep, share=share_first)
+                    part, reused = prepared.take(some), Reused(first or 0, keep, share_first, self.shares)
+                    batch = self._runner.run(part, acts, reused)
                     outputs.update(zip(some, batch, strict=True))
         with torch.set_grad_enabled(grad):
             outputs |= {index: mixed(outputs[index], one) for index, one in mixings.items()}
@@ -198,13 +196,10 @@ class VLM:
                 outputs[index] = self._said(prepared.rows[index], one.answer)
         return RunOutput(tuple(outputs[index] for index in range(len(prepared))))
 
-    def _run_whole(self, prepared: Prepared, plans: Sequence[Plan]) -> list[Tensor]:
-        return [row.logits_NV for row in self._run_batch(prepared, plans, 0, ())]
-
     def logits(self, prepared: Prepared, keep: int) -> Tensor:
         """Logits of the last ``keep`` positions of rows with their answers, in one batch that is padded on the left:
         [B, keep, vocabulary]. The model is run as it is called, with the weights and hooks of now."""
-        return self._feeder.logits(self._preparer.batch(prepared.rows, with_targets=True), prepared, keep)
+        return self._runner.logits(prepared, keep)
 
     def states_from_beginnings(self, prepared: Prepared, layers: Sequence[int]) -> list[list[Tensor]] | None:
         """See `Begun.states`."""
@@ -222,45 +217,6 @@ class VLM:
         """The first stage of a run that operations act on: 2k before layer k, 2k + 1 behind its attention, at last 2n
         before the norm. Runs with and without the operations are equal before it."""
         return min(first_stage(ops, self.weights), 2 * len(self.parts.layers))
-
-    def _run_batch(
-        self, prepared: Prepared, plans: Sequence[Plan], first: int, later: Collection[int], *, share: bool = False
-    ) -> list[RowOutput]:
-        count = max(len(row.target_N) for row in prepared.rows) + 1
-        lowest = first_stage([op for one in plans for op in one.states], self.weights)
-        with acting(self.parts, prepared.rows, plans, with_targets=True):
-            # What acts on states is run each time.
-            stages = min(first, lowest), {min(stage, lowest) for stage in later}
-            logits_BKV = self._logits(prepared, count, *stages, share=share)
-        ends = [(count - 1 - len(row.target_N), count - 1) for row in prepared.rows]
-        return [
-            row_output(row, logits_KV[start:end])
-            for row, logits_KV, (start, end) in zip(prepared.rows, logits_BKV, ends, strict=True)
-        ]
-
-    def _logits(self, prepared: Prepared, count: int, first: int, later: Collection[int], *, share: bool) -> Tensor:
-        """Logits of the last positions; from stage ``first`` on, if what comes before has been run already."""
-
-        def run() -> Tensor:
-            return self.logits(prepared, count)
-
-        rows = tuple(map(id, prepared.rows))
-        if not self.parts.in_stream and prepared.rows[0].picture is None:
-            return run()  # not all layers are run
-        states = {stage: self.weights.state_before(stage) for stage in {first, *later} if stage > 0}
-        known = {stage: prepared.below.get((stage, rows)) for stage in states}
-        valid = [below for stage, below in known.items() if below is not None and below.state == states[stage]]
-        if valid and len(valid) == len(states):
-            below: Below = max(valid, key=lambda one: one.stage)
-            return below.logits(self.parts, count) if below.exact else run()
-        if not states:
-            return run()
-        layers = min(states) // 2
-        lower = self._begun.lower(prepared, layers, run, keep=range(layers if self.shares else 0)) if share else None
-        with nullcontext() if lower is None else starting(self.parts, layers, lower):
-            logits_BKV, found = record(self.parts, states, prepared.rows, count, run)
-        prepared.below.update({(stage, rows): one for stage, one in found.items()})
-        return logits_BKV
 
     def generate(
         self, prepared: Prepared, edits: Edits = None, *, ops: Sequence[Any] = (), max_new_tokens: int = 32
@@ -293,7 +249,7 @@ class VLM:
             pad_token_id=self.tokenizer.pad_token_id,
             suppress_tokens=[self.parts.image_token],  # a picture cannot be said
         )
-        plans = self._plans(prepared, edits, ops)
+        plans = self._in_force.plans(prepared.rows, edits, ops)
         prepared = self._teller.told(prepared, plans)
         replies = {
             index: Reply(one.answer.strip(), tuple(self._answered(prepared.rows[index], one.answer)))
@@ -388,11 +344,7 @@ class VLM:
             FingerprintError: it was made for other weights.
             EditError: it cannot be applied to this model; nothing is changed then.
         """
-        self.check(edit)
-        changes = [op for op in edit.ops if isinstance(op, WeightsOperation)]
-        handle = Active(self._active, edit, self.weights.add(changes))
-        self._active.append(handle)
-        return handle
+        return self._in_force.add(edit)
 
     def check(self, edit: Applicable) -> None:
         """Refuse an edit that cannot be applied to this model.
@@ -401,53 +353,28 @@ class VLM:
             FingerprintError: it was made for other weights.
             EditError: it names what this model does not have.
         """
-        if edit.base != self.fingerprint:
-            raise FingerprintError(made_for=edit.base, applied_to=self.fingerprint)
-        check(edit.ops, self.parts, self.weights)
-
-    def _plans(self, prepared: Prepared, edits: Edits, ops: Sequence[Any]) -> list[Plan]:
-        """What acts on each row: edits in force (whose weights are folded already), the row's own, then ``ops``. Pools
-        and memories of several edits are one."""
-        standing = self._standing.without(self._hidden)
-        each = list(edits) if isinstance(edits, Sequence) else [edits] * len(prepared)
-        if len(each) != len(prepared):
-            raise EditError(f"{len(each)} edits were given for {len(prepared)} rows")
-        acting = {id(None): standing}
-        for edit in each:
-            if edit is not None and id(edit) not in acting:
-                self.check(edit)
-                folded = [op for op in edit.ops if isinstance(op, WeightsOperation)]
-                others = [op for op in edit.ops if not isinstance(op, WeightsOperation)]
-                acting[id(edit)] = (*folded, *joined((*standing, *others)))
-        return [plan((*acting[id(edit)], *ops), row) for edit, row in zip(each, prepared.rows, strict=True)]
+        self._in_force.check(edit)
 
     @property
     def active_edits(self) -> tuple[str, ...]:
         """Ids of the edits in force, in their order."""
-        return tuple(handle.edit.id for handle in self._active)
+        return tuple(edit.id for edit in self._in_force.edits)
 
     @property
     def ops_in_force(self) -> tuple[Any, ...]:
         """The operations of the edits in force, in their order."""
-        return tuple(op for handle in self._active for op in handle.edit.ops)
+        return tuple(op for edit in self._in_force.edits for op in edit.ops)
 
     @contextmanager
     def without(self, kind: type) -> Generator[VLM, None, None]:
         """The model with all that edits in force do, but for operations of one kind that change no weights."""
-        before = self._hidden
-        self._hidden = (*before, kind)
-        try:
+        with self._in_force.without(kind):
             yield self
-        finally:
-            self._hidden = before
 
     @contextmanager
     def bare(self) -> Generator[VLM, None, None]:
         """The model with no edit in force; afterwards all that were are again, in their order, bit for bit."""
-        taken = list(self._active)
-        with ExitStack() as stack:
-            for handle in reversed(taken):
-                stack.enter_context(handle.lifted())
+        with self._in_force.lifted():
             yield self
 
     @contextmanager
