@@ -86,6 +86,8 @@ def closed_form(edits: int) -> list[Figure]:
         cases = Path(folder) / "supposed_eval.jsonl"
         with cases.open(encoding="utf-8") as lines:
             count = sum(1 for _ in lines)
+        if count < edits:
+            raise SystemExit(f"the demo world gave {count} cases of the {edits} to be edited: ask for fewer")
         quick = ("--editors", "ultraedit", "--protocol", "legacy", "--max-new-tokens", "0")
         start = time.monotonic()
         run(

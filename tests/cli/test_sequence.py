@@ -62,6 +62,8 @@ def test_mistakes(vlmend_cli, model, cases_file, tmp_path):
     assert vlmend_cli(*given, "--at", "5000").is_a_users_mistake("no point", "cases")
     assert vlmend_cli(*given, "--held-out", "vqa").is_a_users_mistake("--held-out", "NAME=FILE")
     assert vlmend_cli(*given, "--held-out", "vqa=missing.json").is_a_users_mistake("missing.json")
+    twice = ("--held-out", f"vqa={cases_file}") * 2
+    assert vlmend_cli(*given, *twice).is_a_users_mistake("--held-out", "two files named 'vqa'")
     assert vlmend_cli(*given, "--set", "ft.steps=-3").is_a_users_mistake("'steps'", "editor 'ft'", "not -3")
     assert not (tmp_path / "run").exists()
     lost = ("--editors", "memit", "--set", "memit.reference=none.json", "--at", "1")

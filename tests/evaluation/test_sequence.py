@@ -11,6 +11,7 @@ import torch
 from vlmend import FT, VLM, Example, WeightOp, editor
 from vlmend.edits.compact import compact
 from vlmend.edits.edit import Edit
+from vlmend.edits.functions import FunctionOp
 from vlmend.edits.routes import Key, RouteOp
 from vlmend.edits.states import StateOp
 from vlmend.errors import EditError
@@ -33,7 +34,13 @@ def held_out(picture):
 
 
 def timeless(points):
-    return [{**asdict(point), "seconds_per_edit": 0, "seconds_per_query": 0} for point in points]
+    return [rounded({**asdict(point), "seconds_per_edit": 0, "seconds_per_query": 0}) for point in points]
+
+
+def rounded(value):
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def test_every_edit_is_made_on_top_of_the_earlier_ones(llava: VLM, three, held_out):
@@ -65,8 +72,32 @@ class Stopped(Exception):
     pass
 
 
-def test_a_run_that_was_cut_short_ends_with_the_same_numbers(llava: VLM, three, held_out, tmp_path):
-    whole = sequence(llava, FIT, three, at=(1, 2, 3), held_out=held_out, asked=2, **SHORT)
+class Sharing:
+    """Its edits have one adapter, and each a memory of its own."""
+
+    name = "sharing"
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._maker = torch.Generator().manual_seed(0)
+        shapes = {"norm": (width,), "enter": (8, width), "query": (8, 8), "leave": (width, 8)}
+        self._adapter = {f"{name}.weight": self._drawn(*shape) for name, shape in shapes.items()}
+        self._adapter |= {f"{name}.bias": self._drawn(shape[0]) for name, shape in shapes.items()}
+
+    def _drawn(self, *shape: int) -> torch.Tensor:
+        return 0.1 * torch.randn(shape, generator=self._maker)
+
+    def fit(self, vlm, cases):
+        memory = {name: self._adapter["norm.bias"][:1].expand(3, 8) + len(vlm.ops_in_force) for name in ("key", "value")}
+        op = FunctionOp(1, self._width, "attend", {**self._adapter, **memory}, {"heads": 2})
+        return Edit(vlm.fingerprint, (op,))
+
+
+@pytest.mark.parametrize("kind", ["ft", "sharing"])
+def test_a_run_that_was_cut_short_ends_with_the_same_numbers(llava: VLM, three, held_out, tmp_path, kind):
+    """What edits share counts once in their bytes, before and after."""
+    method = FIT if kind == "ft" else Sharing(len(llava.parts.norm.weight))
+    whole = sequence(llava, method, three, at=(1, 2, 3), held_out=held_out, asked=2, **SHORT)
     folder = tmp_path / "run"
     steps = iter(range(3))
 
@@ -76,11 +107,13 @@ def test_a_run_that_was_cut_short_ends_with_the_same_numbers(llava: VLM, three, 
 
     given = {"at": (1, 2, 3), "held_out": held_out, "asked": 2, "folder": folder / "edits", **SHORT}
     with pytest.raises(Stopped), Run(folder, {}) as run:
-        sequence(llava, FIT, three, log=run, progress=stop, **given)
+        sequence(llava, method, three, log=run, progress=stop, **given)
     with Run(folder, {}) as run:
         assert [record["edits"] for record in run.records] == [1]
-        resumed = sequence(llava, FIT, three, log=run, **given)
+        resumed = sequence(llava, method, three, log=run, **given)
     assert timeless(resumed) == timeless(whole)
+    if kind == "sharing":
+        assert whole[0].bytes_per_edit > 2 * whole[2].bytes_per_edit
     assert json.loads(json.dumps(timeless(resumed))) == timeless(resumed)
 
 
@@ -128,13 +161,20 @@ def test_an_edit_that_cannot_be_made_is_counted(llava: VLM, three):
 
     (point,) = sequence(llava, Fussy(), three, at=(3,), **SHORT)
     assert (point.failed, point.edits) == (1, 3)
+    first, last = sequence(llava, Fussy(), three[1:], at=(1, 2), **SHORT)
+    assert (first.failed, first.edits, first.bytes_per_edit) == (1, 1, 0)
+    nothing = evaluate(llava, Edit(llava.fingerprint, ()), three[1:2], gains=False, **SHORT)
+    assert first.retained["reliability"]["score"]["after"] == nothing.metrics["reliability"]["score"]["after"]
+    assert (last.failed, last.edits) == (1, 2)
     with pytest.raises(EditError, match="no point to measure"):
         sequence(llava, FIT, three, at=(5,), **SHORT)
 
 
 def test_why_no_edit_could_be_made_is_said(llava: VLM, three):
-    with pytest.raises(EditError, match=r"none of the first 2 edits .*: there is no reference at 'none.json'"):
-        sequence(llava, editor("memit", reference="none.json"), three, at=(2,), **SHORT)
+    """At the only point, or where there has been one that measured no edit."""
+    for points in ((2,), (1, 2, 3)):
+        with pytest.raises(EditError, match=r"none of the first 2 edits .*: there is no reference at 'none.json'"):
+            sequence(llava, editor("memit", reference="none.json"), three, at=points, **SHORT)
 
 
 @pytest.mark.parametrize("asked", ["request", "held out"])

@@ -125,6 +125,8 @@ def _held_out(given: Sequence[str], *, skip_missing: bool) -> dict[str, list[Edi
         name, equals, path = one.partition("=")
         if not (name and equals and path):
             raise VlmendError(f"--held-out takes NAME=FILE, not '{one}'")
+        if name in found:
+            raise VlmendError(f"--held-out has two files named '{name}': give each a name of its own")
         found[name] = read_cases(Path(path), skip_missing=skip_missing)
     return found
 

@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from vlmend.data.records import EditCase, Example
 from vlmend.editors.base import Editor, check_cases
 from vlmend.edits.compact import compact
@@ -115,7 +118,8 @@ def sequence(
         progress: called after every case.
 
     Raises:
-        EditError: a turn is of no case, there are no cases, a request has no target, or no point lies within the cases.
+        EditError: a turn is of no case, there are no cases, a request has no target, no point lies within the cases, or
+            no edit could be made by the second point, or by the only one.
         RunError: the edits made by the last finished point are not there, and more are to follow.
     """
     check_cases(cases)
@@ -137,6 +141,9 @@ def sequence(
             for _ in some:
                 progress()
             if any(start < point <= count for point in points):
+                if not walk.made and (done or count >= points[-1]):
+                    why = f"; of the last one: {walk.refusal}" if walk.refusal else ""
+                    raise EditError(f"none of the first {count} edits could be made{why}") from walk.refusal
                 point = watch.point(walk, cases[:count])
                 if folder is not None and walk.edit is not None:
                     walk.edit.save(_place(folder, count))
@@ -226,10 +233,15 @@ class _Walk:
 
     def _bytes(self, edit: Edit) -> int:
         """Of an edit's tensors that the earlier ones have not brought along."""
-        earlier = {} if self.edit is None else packed(self.edit.ops)[1]
-        shared = {tensor.data_ptr() for tensor in earlier.values()}
+        known: dict[tuple[Any, ...], list[Tensor]] = {}
+        for tensor in () if self.edit is None else packed(self.edit.ops)[1].values():
+            known.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
         own = {tensor.data_ptr(): tensor for tensor in packed(edit.ops)[1].values()}
-        return sum(one.numel() * one.element_size() for place, one in own.items() if place not in shared)
+        return sum(
+            one.numel() * one.element_size()
+            for one in own.values()
+            if not any(_same(one, other) for other in known.get((one.shape, one.dtype), ()))
+        )
 
     def __enter__(self) -> _Walk:
         self.resumed()
@@ -237,6 +249,11 @@ class _Walk:
 
     def __exit__(self, *_: object) -> None:
         self.paused()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether they hold the same, which a run that goes on has in another place."""
+    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
 
 
 class _Watch:
@@ -265,13 +282,11 @@ class _Watch:
     def point(self, walk: _Walk, cases: Sequence[EditCase]) -> Point:
         """Measure the edits made by now."""
         walk.settle()
-        if walk.edit is None:
-            why = f"; of the last one: {walk.refusal}" if walk.refusal else ""
-            raise EditError(f"none of the first {len(cases)} edits could be made{why}") from walk.refusal
+        made = walk.edit or Edit(self._vlm.fingerprint, ())
         earlier = random.Random(f"{self._seed}/{len(cases)}").sample(range(len(cases)), min(self._asked, len(cases)))
         some = [cases[index] for index in sorted(earlier)]
-        proof = evaluate(self._vlm, walk.edit, some, protocol=self._protocol, max_new_tokens=self._limit, gains=False)
-        with self._vlm.using(walk.edit):
+        proof = evaluate(self._vlm, made, some, protocol=self._protocol, max_new_tokens=self._limit, gains=False)
+        with self._vlm.using(made):
             begun = time.monotonic()
             replies = {
                 name: self._vlm.generate(rows, max_new_tokens=self._limit or 32)
@@ -280,7 +295,7 @@ class _Watch:
             seconds, count = time.monotonic() - begun, sum(map(len, replies.values()))
             asked = self._vlm.prepare([self._protocol.worded(case).request for case in some])
             finite = all(self._says_numbers(rows) for rows in (asked, *self._prepared.values()))
-        tensors = packed(walk.edit.ops)[1].values()
+        tensors = packed(made.ops)[1].values()
         point = Point(
             edits=len(cases),
             failed=walk.failed,
