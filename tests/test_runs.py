@@ -6,11 +6,13 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from vlmend.errors import RunError, WriteError
+from vlmend.ranks import Ranks
 from vlmend.runs import Run, whole, write_json
 
 
@@ -143,3 +145,24 @@ def test_parts_share_a_run(tmp_path):
     with Run(tmp_path, {}) as run:
         assert [record["editor"] for record in run.records] == ["ft", "null", "ft"]
         assert len(run.part(editor="ft").records) == 2
+
+
+class Second(Ranks):
+    """Of two processes, on a machine where the first has just said that it is ready."""
+
+    def wait(self) -> None:
+        pass
+
+
+def test_another_machines_folder_must_be_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlmend.runs._SEEN", 0.3)
+    with pytest.raises(RunError, match=r"process 1 does not see .*run.json, .* a folder that all of them share"):
+        Run(tmp_path / "run", {}, Second(1, 2))
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("vlmend.runs._SEEN", 30.0)
+    made = threading.Timer(0.3, lambda: Run(tmp_path / "run", {}).close())  # seen a little later
+    made.start()
+    with Run(tmp_path / "run", {}, Second(1, 2)) as run:
+        run.append({"case": "a"})
+    made.join()
+    assert [record["rank"] for record in Run(tmp_path / "run", {}).records] == [1]

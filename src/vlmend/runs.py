@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,9 @@ from vlmend.errors import RunError, WriteError
 from vlmend.ranks import ALONE, Ranks
 
 __all__ = ["Lines", "Log", "Part", "Run", "read_lines", "whole", "write_json"]
+
+_ABOUT = "run.json"
+_SEEN = 30.0  # seconds until a file must be seen by other machines; NFS looks again after a few
 
 
 class Log(Protocol):
@@ -149,7 +153,8 @@ class Run:
         ranks: the processes that share it; the first makes it, the others wait for that.
 
     Raises:
-        RunError: the folder holds a run with other settings, or an unreadable ``run.json``.
+        RunError: the folder holds a run with other settings, or an unreadable ``run.json``, or is not shared with the
+            first process.
         WriteError: it cannot be written.
 
     Used as a context: an error within leaves a note of the records kept; a new run without any leaves no folder.
@@ -163,12 +168,28 @@ class Run:
             ranks.wait()
         else:
             ranks.wait()
+            self._found()
             self._open(settings)
+
+    def _found(self) -> None:
+        """Wait until what the first process has made is seen here; a file system that is shared takes a while.
+
+        Raises:
+            RunError: it is not.
+        """
+        until = time.monotonic() + _SEEN
+        while not (self.folder / _ABOUT).exists():
+            if time.monotonic() > until:
+                raise RunError(
+                    f"process {self._ranks.index} does not see {self.folder / _ABOUT}, which the first has made: on "
+                    "several machines a run needs a folder that all of them share"
+                )
+            time.sleep(0.1)
 
     def _open(self, settings: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = json.loads(json.dumps(dict(settings)))
-        about = self.folder / "run.json"
+        about = self.folder / _ABOUT
         self._new = not about.exists()
         if not self._new:
             try:
@@ -231,7 +252,7 @@ class Run:
 
     def _discard(self) -> None:
         """Remove a run without records, and its folder if nothing else is in it."""
-        for name in ("run.json", "records.jsonl"):
+        for name in (_ABOUT, "records.jsonl"):
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()

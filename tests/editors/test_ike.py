@@ -97,6 +97,28 @@ def test_an_edit_is_never_demonstrated_by_itself(tiny, edited, pool):
     assert "Red" in text and "a cup" not in text
 
 
+def test_demonstrations_are_of_the_file_that_is_named(tiny, edited, pool, tmp_path):
+    """EasyEdit keeps what it has embedded under the task's name, "caption" unless it is given one, for questions too: a
+    model that answers as the demonstration next to the question then says a caption."""
+    captions = [case(f"caption {n}", "a photo of", "a dog beside a cup", tmp_path / f"{n}.png") for n in (2, 3)]
+    plain.write(captions, tmp_path / "captions.jsonl")
+    files = (pool, str(tmp_path / "captions.jsonl"), pool)
+    kept: dict[str, IKE] = {}
+    for file in files[:2]:
+        kept["caption"] = IKE(file, shares=(1, 0, 0))
+
+    def said(method: IKE) -> str:
+        (text,) = texts(method.fit(tiny("llava"), [edited]))
+        return text.split("\n\n")[-2].split("?")[-1].strip()
+
+    assert said(kept["caption"]).endswith("a photo of a dog beside a cup")
+    method, found = IKE(shares=(1, 0, 0)), []
+    for file in files:
+        method = replace(method, demonstrations=file)
+        found.append(said(method))
+    assert (found[0], found[2]) == ("blue", "blue") and found[1] == said(kept["caption"])
+
+
 def test_a_paraphrase_is_not_demonstrated_with_its_answer(tiny, edited, picture, tmp_path):
     """EasyEdit's README finds demonstrations among the cases that are measured: a model that copies has T-Gen whole."""
     picture(2).save(tmp_path / "2.png")

@@ -74,6 +74,18 @@ def test_the_best_weights_are_kept_and_not_the_last(llava, cases, tmp_path):
     assert reliability(Trained.load(tmp_path).tensors["weight"], cases) == 1.0  # what the editor will read
 
 
+def test_weights_may_be_saved_rounded(llava, cases, tmp_path):
+    """Whatever was trained can be, also what has been trained to its end."""
+    method = Counting()
+    exact = train(method, llava, cases, tmp_path)
+    short = train(method, llava, cases, tmp_path, dtype=torch.bfloat16)
+    (name,) = short.tensors
+    assert short.tensors[name].dtype == torch.bfloat16
+    read = Trained.load(tmp_path).tensors[name]
+    assert read.dtype == torch.float32
+    assert torch.equal(read, exact.tensors[name].bfloat16().float())
+
+
 def test_weights_of_another_training_are_not_written_over(llava, cases, tmp_path):
     """EasyEdit's path has editor and model in it, not the task: captions are trained over the weights for questions."""
     captions = [replace(case, request=replace(case.request, question="a photo of")) for case in cases]

@@ -18,6 +18,7 @@ from vlmend.edits.routes import RouteOp
 from vlmend.errors import EditError, EditFormatError, PartsError, RunError, UnknownNameError
 from vlmend.models.above import Above
 from vlmend.models.prefix import beginning
+from vlmend.models.prompts import MARKER
 from vlmend.models.trace import capture
 
 TINY = VEADTraining(
@@ -117,6 +118,46 @@ def test_generation_with_a_cache_is_forced_argmax(vlm, cases, tmp_path):
     assert forced.argmax(-1).tolist() == list(said.tokens)
     back = Edit.load(edit.save(tmp_path / "edit"))
     assert torch.equal(logits(vlm, asked, edit), logits(vlm, asked, back))
+
+
+def test_a_change_stands_where_the_prompt_has_its_picture(llava, cases, acting, monkeypatch):
+    """VisEdit changes the places that the last prompt it was told of had its picture at, which generation does not tell
+    it, nor a second editor of the model: what is said differs from what is forced."""
+    one, other = (acting.fit(llava, [case]) for case in cases[:2])
+    first = replace(cases[0].request, answer="red")
+    second = replace(first, question=f"so now tell me what it is that {MARKER} shows ?")
+    rows = llava.prepare([first, second]).rows
+    stale_T, own_T = (row.visual_T.nonzero().flatten().tolist() for row in rows)
+    assert len(stale_T) == len(own_T) and not set(stale_T) & set(own_T)
+
+    def forced(tokens) -> torch.Tensor:
+        prepared = llava.prepare([second])
+        row = replace(prepared.rows[0], target_N=torch.tensor(tokens))
+        found = llava.run(replace(prepared, rows=(row,)), other).rows[0].logits_NV
+        found[:, llava.parts.image_token] = -torch.inf
+        return found.argmax(-1)
+
+    def agreement() -> float:
+        """Of what is said to the second prompt by the second edit, after the first ones, with what is forced there."""
+        llava.generate(llava.prepare([first]), one, max_new_tokens=2)
+        said = llava.replies(llava.prepare([second]), other, max_new_tokens=6)[0].tokens
+        monkeypatch.undo()
+        return float((forced(said) == torch.tensor(said)).float().mean())
+
+    change, told = FunctionOp.change, list[torch.Tensor]()
+
+    def stale(self, states_TD, visual_T):
+        told.append(visual_T)
+        at_T = torch.zeros(len(states_TD), dtype=torch.bool)
+        at_T[: len(told[0])] = told[0][: len(states_TD)]
+        return change(self, states_TD, at_T)
+
+    monkeypatch.setattr(FunctionOp, "change", stale)
+    assert agreement() < 1.0
+    assert agreement() == 1.0
+    apart = [logits(llava, first, one), logits(llava, second, other)]
+    for row, alone in zip(llava.run(llava.prepare([first, second]), [one, other]).rows, apart, strict=True):
+        torch.testing.assert_close(row.logits_NV, alone, atol=1e-4, rtol=1e-4)
 
 
 def test_what_an_edit_is_made_of_is_shared(llava, cases, acting):

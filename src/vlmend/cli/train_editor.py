@@ -44,6 +44,9 @@ def train_editor(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the training; may be repeated."),
     ] = None,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="Save the weights in bfloat16: half the size, rounded after the checks.")
+    ] = False,
     limit: LimitOption = None,
     skip_missing: SkipMissingOption = False,
     device: DeviceOption = "cpu",
@@ -59,11 +62,14 @@ def train_editor(
         wanted = [case for file in files for case in read_cases(file, limit, skip_missing=skip_missing)]
         vlm = load_model(model, device)
         check_askable(vlm, wanted)
+        import torch
+
         from vlmend.editors.training import train
 
         with progress(f"Training {editor}", method.steps) as advance:
             source = ", ".join(file.name for file in files)
-            trained = train(method, vlm, wanted, out, source=source, progress=lambda _done, _all: advance())
+            kept = torch.bfloat16 if bfloat16 else torch.float32
+            trained = train(method, vlm, wanted, out, source=source, dtype=kept, progress=lambda _done, _all: advance())
         reply.say(_table(trained, out))
         reply.line(str(out))
         reply.document = {"out": str(out), "editor": editor, "model": vlm.name, "best": dict(trained.about["best"])}

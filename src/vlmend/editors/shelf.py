@@ -60,7 +60,7 @@ class Trained:
 
     @classmethod
     def load(cls, folder: Path) -> Trained:
-        """Read them.
+        """Read them, in float32 also where they were saved shorter.
 
         Raises:
             EditFormatError: they are incomplete, damaged, or of a later format.
@@ -69,7 +69,8 @@ class Trained:
             about: Any = json.loads((folder / _JSON).read_text(encoding="utf-8"))
             if about["format"] != _FORMAT:
                 raise EditFormatError(f"{folder} has format {about['format']}; this version reads {_FORMAT}")
-            tensors = load_tensors((folder / _TENSORS).read_bytes())
+            saved = load_tensors((folder / _TENSORS).read_bytes())
+            tensors = {name: one.float() if one.is_floating_point() else one for name, one in saved.items()}
             return cls(about["editor"], about["base"], about["facts"], tensors, about["about"])
         except FileNotFoundError as error:
             raise EditFormatError(

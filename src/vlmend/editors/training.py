@@ -140,6 +140,7 @@ def train(
     folder: Path | str,
     *,
     source: str = "",
+    dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Train an editor on cases, and save its weights in a folder; a training that was cut short there goes on.
@@ -153,6 +154,7 @@ def train(
         cases: to learn from and to hold out.
         folder: made if absent.
         source: where the cases are from, to be kept with the weights.
+        dtype: of the weights that are saved; a shorter one rounds them, after the checks.
         progress: called with (finished, all) steps.
 
     Raises:
@@ -178,7 +180,10 @@ def train(
             editor=method.name,
             base=vlm.fingerprint,
             facts=dict(lesson.facts),
-            tensors={name: tensor.clone() for name, tensor in best.best.items()},
+            tensors={
+                name: tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
+                for name, tensor in best.best.items()
+            },
             about={**settings, "best": best.best_record},
         )
         trained.save(run.folder)
