@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -66,7 +67,7 @@ class InForce:
         self._weights = weights
         self._active: list[Active] = []
         self._hidden: tuple[type, ...] = ()
-        self._known: dict[tuple[type, ...], tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
+        self._known: dict[tuple[type, ...], _Joined] = {}
 
     @cached_property
     def base(self) -> str:
@@ -138,12 +139,26 @@ class InForce:
     def _joined(self) -> tuple[Any, ...]:
         """What they do beside changing weights, as one operation of a kind where that can be. What is known of the same
         ones is gone on from: in a sequence of edits there is one more each time."""
+        known, edits = self._known.get(self._hidden, _Joined()), self.edits
+        if _begins(edits, known.edits) and len(edits) == len(known.edits):
+            return known.made
         idle = (WeightsOperation, *self._hidden)
-        ops = tuple(op for edit in self.edits for op in edit.ops if not isinstance(op, idle))
-        known, made = self._known.get(self._hidden, ((), ()))
-        if len(known) > len(ops) or any(one is not other for one, other in zip(known, ops, strict=False)):
-            known, made = (), ()
-        if len(ops) > len(known):
-            made = joined((*made, *ops[len(known) :]))
-        self._known[self._hidden] = (ops, made)
+        ops = tuple(op for edit in edits for op in edit.ops if not isinstance(op, idle))
+        before = known if _begins(ops, known.ops) else _Joined()
+        made = joined((*before.made, *ops[len(before.ops) :])) if len(ops) > len(before.ops) else before.made
+        self._known[self._hidden] = _Joined(edits, ops, made)
         return made
+
+
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    """Some edits, their operations, and what these are together."""
+
+    edits: tuple[Applicable, ...] = ()
+    ops: tuple[Any, ...] = ()
+    made: tuple[Any, ...] = ()
+
+
+def _begins(some: Sequence[Any], first: Sequence[Any]) -> bool:
+    """Whether a sequence begins with the very objects of another."""
+    return len(first) <= len(some) and all(one is other for one, other in zip(first, some, strict=False))
