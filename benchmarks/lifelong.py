@@ -61,7 +61,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     vlm = model(wanted.size, device)
     vlm.batch_rows = wanted.turn if device == "cuda" else 32
-    vlm.__dict__["fingerprint"] = "random"  # half a minute to hash; nothing is saved here
+    vlm._in_force.__dict__["base"] = "random"  # half a minute to hash; nothing is saved here
     depth = len(vlm.parts.layers)
     method = UltraEdit(layers=[depth - 4, depth - 3, depth - 2], lifelong=True)
     kinds, minutes = wanted.requests.split(","), [float(one) for one in wanted.minutes.split(",")]
