@@ -19,7 +19,20 @@ def test_one_saved_edit_per_case(
     assert len({one["edit"] for one in edits}) == 3
     for one in edits:
         assert one["after"] != one["before"]
+        assert one["holds"] == (one["after"] == one["target"])
         assert {path.name for path in Path(one["folder"]).iterdir()} == {"edit.json", "edit.safetensors"}
+
+
+def test_an_edit_that_does_not_hold_is_said_to(
+    vlmend_cli: Callable[..., Any], tiny_folder: Callable[..., Path], cases_file: Path, tmp_path: Path
+) -> None:
+    given = ("edit", tiny_folder(), cases_file, "--out", tmp_path / "fixes", "--limit", 2)
+    weak = vlmend_cli(*given, "--set", "steps=1", "--set", "lr=1e-6")
+    assert weak.code == 0
+    assert "2 of 2 do not hold" in weak.stdout and "NO" in weak.stdout and "Replaced" not in weak.stdout
+    strong = vlmend_cli(*given, *STRONG)
+    assert "do not hold" not in strong.stdout and "yes" in strong.stdout
+    assert "Replaced what was there: 2 edits." in strong.stdout
 
 
 def test_a_saved_edit_answers_as_the_command_said(

@@ -121,6 +121,8 @@ def test_bad_records_are_counted_and_named(vlmend_cli, data: Path) -> None:
         "blind": ["no picture"],
     }
     assert "nowhere.png: no such file" in dropped["positive-0"]["detail"]
+    again = vlmend_cli(*words(bad(data), out, "--by", "inject", "--plausible", -50))
+    assert "2 records could not be asked, 'positive-0' first: " in again.stdout.replace("\n", " ")
     assert done.document["pairs"] + len(dropped) == 6
 
 

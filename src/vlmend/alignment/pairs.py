@@ -31,6 +31,7 @@ from vlmend.ranks import ALONE, Ranks
 from vlmend.runs import Log
 
 __all__ = [
+    "UNREADABLE",
     "Check",
     "Injecting",
     "Made",

@@ -68,10 +68,11 @@ class Cause:
     def why(self) -> str:
         """The evidence in one line."""
         shaken = f"over {self.views} slightly altered views it keeps a mean probability of {100 * self.held:.0f} %"
-        alone = f"{100 * self.unseen:.0f} % with a grey picture"
+        rule = f"firm from {100 * self.firm:.0f} % on; with a grey picture it has {100 * self.unseen:.0f} %"
         if self.kind == "mis-known":
-            return f"{shaken} ({alone}): the picture is read firmly, so an error would be in what the model knows of it"
-        return f"{shaken}, at least {100 * self.lowest:.0f} % ({alone}): an error would be in how the picture is read"
+            return f"{shaken} ({rule}): the picture is read firmly, so an error would be in what the model knows of it"
+        falls = f"and falls to {100 * self.lowest:.0f} % in one"
+        return f"{shaken} {falls} ({rule}): an error would be in how the picture is read"
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON data."""

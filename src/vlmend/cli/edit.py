@@ -53,19 +53,27 @@ def edit(
     device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
-    """Fit edits for the cases in a file and save them: one per case, or one for all."""
+    """Fit edits for the cases in a file and save them: one per case, or one for all. Earlier ones are replaced."""
     with replying(as_json) as reply:
         method = make_editor(editor, read_settings(setting or ()))
         wanted = read_cases(cases, limit, skip_missing=skip_missing)
         vlm = load_model(model, device)
         check_askable(vlm, wanted)
         groups = {out: wanted} if together else {out / case.id: [case] for case in wanted}
+        replaced = sum((folder / "edit.json").exists() for folder in groups)
         made: list[dict[str, Any]] = []
         with progress("Editing", len(groups)) as advance, _noted(made, out):
             for folder, group in groups.items():
                 made += _fit_and_save(vlm, method, group, folder, max_new_tokens)
                 advance()
         reply.say(_table(made))
+        if replaced:
+            reply.line(f"Replaced what was there: {'1 edit' if replaced == 1 else f'{replaced} edits'}.")
+        if missed := sum(not one["holds"] for one in made):
+            reply.line(
+                f"{missed} of {len(made)} do not hold: the model says something else. Another editor may do better, or "
+                "a stronger setting of this one (of ft: --set lr=3e-3)."
+            )
         reply.document = {"model": vlm.name, "editor": editor, "edits": made}
 
 
@@ -84,6 +92,8 @@ def _noted(made: Sequence[dict[str, Any]], out: Path) -> Generator[None]:
 def _fit_and_save(
     vlm: VLM, method: Editor, cases: Sequence[EditCase], folder: Path, max_new_tokens: int
 ) -> Iterator[dict[str, Any]]:
+    from vlmend.evaluation.text import matches
+
     prepared = vlm.prepare([case.request for case in cases])
     before = vlm.generate(prepared, max_new_tokens=max_new_tokens)
     made = method.fit(vlm, cases)
@@ -96,6 +106,7 @@ def _fit_and_save(
             "before": said,
             "target": case.request.answer,
             "after": says,
+            "holds": matches(says, case.request.accepted),
             "edit": made.id,
             "folder": str(folder),
         }
@@ -104,8 +115,8 @@ def _fit_and_save(
 def _table(made: Sequence[dict[str, Any]]) -> Table:
     from vlmend.report.words import printable
 
-    table = quiet_table("Edits", "Question", "Said", "Right", "Says after the edit", "Saved in")
+    table = quiet_table("Edits", "Question", "Said", "Right", "Says after the edit", "Holds", "Saved in")
     for one in made:
         answers = (one["question"], one["before"], one["target"], one["after"])
-        table.add_row(*map(printable, answers), one["folder"])
+        table.add_row(*map(printable, answers), "yes" if one["holds"] else "NO", one["folder"])
     return table

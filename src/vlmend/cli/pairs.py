@@ -22,7 +22,7 @@ from vlmend.runs import Run
 if TYPE_CHECKING:
     from vlmend.alignment.checkable import Checkable
     from vlmend.alignment.inject import Injector
-    from vlmend.alignment.pairs import Way
+    from vlmend.alignment.pairs import Made, Way
     from vlmend.data.records import EditCase
     from vlmend.models.chat import Chat
     from vlmend.models.vlm import VLM
@@ -168,7 +168,7 @@ def pairs(
             run.finish({"pairs": manifest["pairs"], "by": manifest["by"]})
         if noise.by == "step" and "weaken" in chosen:
             reply.line(f"Step of noise: {noise.value} ({why}).")
-        _show(reply, manifest, len(cases))
+        _show(reply, manifest, len(cases), dropped)
         reply.line(str(out / shards.MANIFEST))
         reply.document = {"out": str(out), **manifest}
 
@@ -260,7 +260,7 @@ def _digest(data: Path) -> str | None:
     return digest(data) if data.is_file() else None
 
 
-def _show(reply: Reply, manifest: dict[str, Any], records: int) -> None:
+def _show(reply: Reply, manifest: dict[str, Any], records: int, dropped: Sequence[Made]) -> None:
     table = quiet_table(f"{manifest['pairs']} pairs of {records} records", "", "What became of it")
     table.add_column("Records", justify="right")
     for way, counts in manifest["by"].items():
@@ -272,3 +272,11 @@ def _show(reply: Reply, manifest: dict[str, Any], records: int) -> None:
             said = f"log-probability a token: {likely['chosen']:.2f} good, {likely['rejected']:.2f} worse"
             table.add_row("", said, "")
     reply.say(table)
+    from vlmend.alignment import shards
+    from vlmend.alignment.pairs import UNREADABLE
+
+    unread = {made.id: made.detail for made in dropped if UNREADABLE in made.why}
+    if unread:
+        first, why = next(iter(unread.items()))
+        count = "1 record" if len(unread) == 1 else f"{len(unread)} records"
+        reply.line(f"{count} could not be asked, '{first}' first: {why} ({shards.DROPPED} names all)")
