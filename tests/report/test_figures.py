@@ -10,7 +10,7 @@ from PIL import Image
 from vlmend.report import Report
 from vlmend.report.card import case_figure
 from vlmend.report.content import cards
-from vlmend.report.figures import DARK, LIGHT, metrics_figure, save, svg
+from vlmend.report.figures import DARK, LIGHT, look, metrics_figure, save, svg
 
 
 def test_one_panel_per_way_of_measuring_and_one_mark_per_editor(report: Report) -> None:
@@ -27,6 +27,11 @@ def test_marks_stand_at_the_means(report: Report) -> None:
     filled = [line for line in metrics_figure(proofs).axes[1].lines if line.get_markersize() == 7.5]
     means = [summary.free_exact.after.mean for summary in proofs[0].summary.values()]
     assert [float(line.get_xdata()[0]) for line in filled] == means == [1.0, 1.0, 0.0]
+
+
+def test_no_two_series_look_alike() -> None:
+    assert len({look(number) for number in range(72)}) == 72
+    assert len({marker for _, marker in map(look, range(12))}) == 12, "readable in grey, too"
 
 
 def test_locality_has_no_mark_before(report: Report) -> None:
