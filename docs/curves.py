@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vlmend.report.figures import LIGHT, MARKERS, OKABE_ITO, save, style
+from vlmend.report.figures import LIGHT, curve, save, style
 
 DOCS = Path(__file__).parent
 SHOWN = {
@@ -49,15 +49,12 @@ def figure(found: Rows) -> Figure:
     across = 4
     down = -(-len(names) // across)
     with rc_context(style(LIGHT)):
-        made = Figure(figsize=(2.7 * across, 2.1 * down + 0.7), layout="constrained")
+        made = Figure(figsize=(2.7 * across, 2.3 * down + 0.7), layout="constrained")
         panels = made.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
         for axes, name in zip(panels, names, strict=False):
             _panel(axes, name, found[name])
         for axes in panels[len(names) :]:
             axes.set_axis_off()
-        for axes in panels[max(0, len(names) - across) : len(names)]:
-            axes.tick_params(labelbottom=True)
-            axes.set_xlabel("edits", color=LIGHT.faint, fontsize=10)
         handles, labels = panels[0].get_legend_handles_labels()
         made.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return made
@@ -66,19 +63,13 @@ def figure(found: Rows) -> Figure:
 def _panel(axes: Axes, name: str, rows: list[dict[str, str]]) -> None:
     counts = [int(row["edits"].replace(",", "")) for row in rows]
     for place, (column, title) in enumerate(SHOWN.items()):
-        axes.plot(
-            counts,
-            [float(row[column]) for row in rows],
-            marker=MARKERS[place],
-            markersize=4,
-            color=OKABE_ITO[place],
-            label=title,
-            clip_on=False,
-        )
+        curve(axes, counts, [float(row[column]) for row in rows], place, len(SHOWN), title)
     axes.set_title(name, loc="left", pad=6)
     axes.set_xscale("log")
     axes.set_xticks([10, 30, 100, 300, 1000], ["10", "30", "100", "300", "1,000"])
     axes.minorticks_off()
+    axes.tick_params(labelbottom=True)
+    axes.set_xlabel("edits", color=LIGHT.faint, fontsize=10)
     axes.set_ylim(-3, 103)
     axes.set_yticks([0, 50, 100], ["0", "50", "100 %"])
     axes.grid(axis="y")

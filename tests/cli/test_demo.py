@@ -43,9 +43,11 @@ def test_wrong_answers_come_first_and_scores_after(run_demo: Callable[..., Any])
 
 
 def test_json_is_one_document(run_demo: Callable[..., Any], tmp_path: Path) -> None:
-    document = run_demo("--json", "--out", tmp_path / "here").document
-    assert document["run"] == str(tmp_path / "here")
+    here = tmp_path / "here"
+    document = run_demo("--json", "--out", here).document
+    assert document["run"] == str(here)
     assert document["editors"]["ft"]["reliability"]["n"] == 2
+    assert f"--out {here}</code>" in (here / "report.html").read_text(), "the command is the one that was given"
 
 
 def test_cases_are_spread_over_the_file() -> None:

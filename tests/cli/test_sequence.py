@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -22,8 +23,10 @@ def test_measures_on_the_way_and_goes_on(vlmend_cli, model, cases_file, tmp_path
     given = ("sequence", model, cases_file, "--out", out, "--at", "1,2", *FAST, "--held-out", f"beside={cases_file}")
     first = vlmend_cli(*given)
     assert first.code == 0, first.stderr
-    for words in ("ft: per cent after so many edits", "Reliability", "beside: unchanged", "Seconds per edit"):
+    timed = ("Seconds per edit", "Seconds per query")
+    for words in ("ft: per cent after so many edits", "Reliability", "beside: unchanged", *timed):
         assert words in first.stdout
+    assert re.search(r"\d \[\d+–\d+\]", first.stdout), "intervals as in every table"
     figure = Path(first.stdout.strip().splitlines()[-1])
     with Image.open(figure) as picture:
         assert picture.width > 1000
@@ -45,7 +48,9 @@ def test_a_run_whose_edits_are_gone_does_not_go_on(vlmend_cli, model, cases_file
     shutil.move(out / "edits", kept)
     shutil.copytree(kept, out / "edits")
     shutil.rmtree(out / "edits" / gone)
-    assert vlmend_cli(*given, "--json").code == 0  # a finished run needs no edits
+    finished = vlmend_cli(*given)
+    assert finished.code == 0  # a finished run needs no edits
+    assert "Seconds per query" not in finished.stdout, "nothing is held out"
     records.write_text(first)
     lost = str(out / "edits" / "ft" / "00001-edits")
     assert vlmend_cli(*given).is_a_users_mistake(f"{lost} is missing", "put it back")

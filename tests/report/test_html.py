@@ -122,3 +122,26 @@ def test_small_pictures_keep_their_pixels(report: Report) -> None:
 def test_write_makes_the_folder(report: Report, tmp_path: Path) -> None:
     path = write(report, tmp_path / "new" / "report.html")
     assert path.read_text(encoding="utf-8") == render(report)
+
+
+def test_many_editors_get_a_wider_page(report: Report) -> None:
+    many = replace(report, proofs=tuple(replace(report.proofs[0], method=f"ft{number}") for number in range(7)))
+    assert '<body class="many">' in render(many)
+    assert "<body>" in render(report)
+
+
+def test_at_a_glance_probes_are_marked_one_by_one_or_counted(report: Report) -> None:
+    several, alone = _glance(render(report)), _glance(render(replace(report, proofs=report.proofs[:1])))
+    assert re.findall(r"<th[^>]*>(.*?)</th>", several) == ["Case", "Said", "Target", "ft", "null"]
+    assert re.findall(r"\d/\d", several) == ["1/2", "1/2"], "the second case asks no probes"
+    assert re.findall(r"<th[^>]*>(.*?)</th>", alone)[-3:] == ["Rel", "T-Gen", "M-Loc"]
+
+
+def _glance(page: str) -> str:
+    (table,) = re.findall(r'<table class="glance">.*?</table>', page, flags=re.DOTALL)
+    return table
+
+
+def test_short_answers_are_not_broken_inside_words(report: Report) -> None:
+    (rule,) = re.findall(r"^\.answer \{(.*?)\}", render(report), flags=re.MULTILINE)
+    assert "anywhere" not in rule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,18 @@ def test_the_figure_has_a_mark_for_every_score_and_does_without_answers(proofs, 
     (axes,) = figure.axes
     marks = [line for line in axes.lines if line.get_marker() in ("o", "D", "s", "^", "v") and len(line.get_xdata())]
     assert len(marks) == len(proofs) * len(RULERS)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == TITLES
+    named = [text.get_text().split("\n") for text in figure.legends[0].get_texts()]
+    assert [title for title, _ in named] == TITLES
+    assert all(says for _, says in named), "every ruler says what it counts"
     forced = compare(tiny("llava"), [editor("null")], cases[:1], protocol="legacy", max_new_tokens=0)
     assert svg(rulers_figure(forced))  # free answers have no score
+
+
+def test_marks_of_an_editor_do_not_cover_one_another(proofs):
+    figure = rulers_figure(proofs)
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    marks = [line for line in axes.lines if line.get_marker() in ("o", "D", "s", "^", "v")]
+    heights = sorted(axes.transData.transform((0, line.get_ydata()[0]))[1] for line in marks if len(line.get_ydata()))
+    points = [(later - earlier) * 72 / figure.dpi for earlier, later in itertools.pairwise(heights)]
+    assert min(points) >= 6.5

@@ -60,6 +60,7 @@ def demo(
         command = ["vlmend", "demo", "--cases", str(len(cases))]
         command += [] if model == "demo" else ["--model", model]
         command += typed_device(device)
+        command += [] if out is None else ["--out", str(out)]
         title = f"{len(cases)} wrong answers of {Path(vlm.name).name}, mended one by one"
         report = described(title, proofs, cases, "the bundled demo cases", shlex.join(command))
         reply.say(cases_table(report), scores_table(proofs[0]), overview_table(proofs), *headlines(proofs), "")

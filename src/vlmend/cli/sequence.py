@@ -143,10 +143,9 @@ def table(name: str, points: Sequence[Point]) -> Table:
         known: Mapping[int, Any] = dict(curve)
         shown.add_row(title, *(_cell(known.get(point.edits)) for point in points))
     shown.add_row("Seconds per edit", *(f"{point.seconds_per_edit:.2f}" for point in points))
-    shown.add_row(
-        "Seconds per query",
-        *("–" if point.seconds_per_query is None else f"{point.seconds_per_query:.3f}" for point in points),
-    )
+    queries = [point.seconds_per_query for point in points]
+    if any(seconds is not None for seconds in queries):  # they are those of held-out questions, if there are any
+        shown.add_row("Seconds per query", *("–" if seconds is None else f"{seconds:.3f}" for seconds in queries))
     shown.add_row("kB per edit", *(f"{point.bytes_per_edit / 1000:.1f}" for point in points))
     if any(point.failed for point in points):
         shown.add_row("Edits that failed", *(str(point.failed) for point in points))
@@ -155,7 +154,11 @@ def table(name: str, points: Sequence[Point]) -> Table:
     return shown
 
 
-def _cell(one: Any) -> str:
+def _cell(one: Mapping[str, Any] | None) -> str:
+    from vlmend.evaluation.stats import Estimate
+    from vlmend.report.words import bounds, percent
+
     if one is None or one["mean"] is None:
         return "–"
-    return f"{100 * one['mean']:.0f} [{100 * one['low']:.0f} {100 * one['high']:.0f}]"
+    estimate = Estimate(**one)
+    return f"{percent(estimate)} [{bounds(estimate)}]"

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from vlmend.evaluation.hallucination.dose import worst
-from vlmend.report.figures import LIGHT, MARKERS, OKABE_ITO, Theme, style
+from vlmend.report.figures import LIGHT, Theme, look, style
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +32,9 @@ def dose_figure(curve: Sequence[Dose], theme: Theme = LIGHT) -> Figure:
         axes = figure.subplots()
         for number, (name, label) in enumerate(_LINES.items()):
             rates = [getattr(dose, name) for dose in curve]
-            colour = OKABE_ITO[number]
+            colour, marker = look(number)
             axes.fill_between(steps, [one.low for one in rates], [one.high for one in rates], color=colour, alpha=0.15)
-            axes.plot(steps, [one.mean for one in rates], marker=MARKERS[number], ms=5, color=colour, label=label)
+            axes.plot(steps, [one.mean for one in rates], marker=marker, ms=5, color=colour, label=label)
         top = worst(curve)
         axes.axvline(top.step, color=theme.faint, lw=1, ls="--")
         axes.annotate(

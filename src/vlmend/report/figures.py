@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from vlmend.evaluation.proof import Proof
     from vlmend.evaluation.stats import Estimate
 
-__all__ = ["DARK", "LIGHT", "Theme", "metrics_figure", "save", "style", "svg"]
+__all__ = ["DARK", "LIGHT", "OKABE_ITO", "Theme", "curve", "look", "metrics_figure", "save", "style", "svg"]
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "D", "s", "^", "v", "P")
+MARKERS = ("o", "D", "s", "^", "v", "P", "X", "<", ">", "*", "p", "h")
 SHOWN = ("tf_exact", "score")
+APART, SPREAD = 0.12, 0.5
+"""How far apart series beside one another stand, and all of them at most, in parts of the way to the next point."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,27 @@ def style(theme: Theme) -> dict[Any, Any]:
         "svg.hashsalt": "vlmend",
         "svg.fonttype": "path",
     }
+
+
+def look(number: int) -> tuple[str, str]:
+    """Colour and marker of a series by its number: there are 72 pairs, and twelve markers, before one recurs."""
+    return OKABE_ITO[number % len(OKABE_ITO)], MARKERS[(number + number // len(MARKERS)) % len(MARKERS)]
+
+
+def curve(
+    axes: Axes, counts: Sequence[int], values: Sequence[float], number: int, series: int, label: str
+) -> list[float]:
+    """Draw one of several series against numbers of edits, on a logarithmic axis; returns where its points stand.
+
+    They stand a little beside those of the others, and above all lines: so equal series do not hide one another.
+    """
+    ways = [later / earlier for earlier, later in itertools.pairwise(sorted(set(counts)))]
+    share = (number - (series - 1) / 2) * min(APART, SPREAD / series)
+    places = [count * min(ways, default=10.0) ** share for count in counts]
+    colour, marker = look(number)
+    axes.plot(places, values, marker=marker, ms=4.5, lw=1.2, color=colour, label=label, clip_on=False)
+    axes.plot(places, values, marker, ms=4.5, color=colour, clip_on=False, zorder=3)
+    return places
 
 
 def metrics_figure(proofs: Sequence[Proof], theme: Theme = LIGHT) -> Figure:
@@ -128,8 +152,7 @@ def _panel(axes: Axes, proofs: Sequence[Proof], kinds: Sequence[str], measure: s
 def _series(
     axes: Axes, proof: Proof, kinds: Sequence[str], number: int, measure: str, offset: float, theme: Theme
 ) -> None:
-    colour = OKABE_ITO[number % len(OKABE_ITO)]
-    marker = MARKERS[number % len(MARKERS)]
+    colour, marker = look(number)
     names = {"after": proof.method, "before": "before" if number == 0 else None}
     for place, kind in enumerate(kinds):
         if kind not in proof.summary:

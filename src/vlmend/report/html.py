@@ -40,6 +40,8 @@ GAINS = {
     OOD_GENERALITY: "in an unusual look",
     PORTABILITY: "follow-up questions",
 }
+FEW = 4
+"""Editors that a page of the usual width has room for side by side."""
 UNRELATED = (TEXT_LOCALITY, IMAGE_LOCALITY)
 
 
@@ -63,6 +65,8 @@ def render(report: Report) -> str:
         report=report,
         cards=shown,
         style=asset("report.css"),
+        many=len(report.proofs) > FEW,
+        passed=_passed,
         measures=MEASURES,
         probe_kinds=_probe_kinds(shown),
         kind=kind_of,
@@ -133,6 +137,11 @@ def _cost(proof: Proof) -> str:
 def _probe_kinds(shown: Sequence[CaseCard]) -> list[str]:
     """The kinds of probe that occur, known ones first and in their order."""
     return kinds_in(probe.kind for card in shown for probe in card.probes)
+
+
+def _passed(card: CaseCard, editor: int) -> int:
+    """How many of a case's probes one editor's model answers as it should."""
+    return sum(probe.after[editor].passed for probe in card.probes)
 
 
 def _figure(report: Report, theme: figures.Theme) -> str:

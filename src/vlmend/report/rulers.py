@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from vlmend.evaluation.overall import SCORES, OverallScore, overall
 from vlmend.evaluation.protocols import DEFAULT, LEGACY, VISEDIT, Protocol
-from vlmend.report.figures import LIGHT, MARKERS, OKABE_ITO, Theme, style
+from vlmend.report.figures import LIGHT, Theme, look, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from vlmend.evaluation.stats import Estimate
 
 __all__ = ["RULERS", "Ruled", "ruled", "rulers_figure"]
+
+ROW = 0.7
+"""Height of an editor's line in inches: five marks stand in it, one below the other."""
 
 
 def _after(protocol: Protocol) -> OverallScore:
@@ -44,6 +47,15 @@ RULERS: tuple[OverallScore, ...] = (
 )
 """From the kindest to the strictest. All are means over kinds of probes; questions are put as they were measured."""
 
+_SAYS = (
+    "the right answer is fed in, and its tokens that are likeliest count; locality: 1 or 10 likeliest as before",
+    "the right answer is fed in, and its tokens that are likeliest count; locality: tokens as before",
+    "own answers that are right; locality: own answers as before",
+    "after less before; near misses: another question on the picture, the question on another or none",
+    "only probes that rest on nothing the unedited model gets wrong",
+)
+"""What each counts, in a line of the figure."""
+
 
 @dataclass(frozen=True)
 class Ruled:
@@ -64,9 +76,11 @@ def rulers_figure(proofs: Sequence[Proof], theme: Theme = LIGHT) -> Figure:
     """One line an editor, one mark a ruler; bars are 95 % intervals."""
     each = ruled(proofs)
     with rc_context(style(theme)):
-        figure = Figure(figsize=(8.4, 1.5 + 0.42 * len(each)), layout="constrained")
+        figure = Figure(figsize=(8.4, 2.9 + ROW * len(each)), layout="constrained")
         axes = figure.subplots()
-        axes.set_title("The same edits under five rulers", loc="left", pad=8)
+        axes.set_title("The same edits under five rulers", loc="left", pad=24)
+        about = "Each a mean over kinds of probes; bars are 95 % intervals. Doing nothing is 0 in gains, not in scores."
+        axes.annotate(about, (0, 1), (0, 9), "axes fraction", "offset points", color=theme.faint, fontsize=10)
         for row, one in enumerate(each):
             _row(axes, row, one, labelled=row == 0)
         axes.set_ylim(len(each) - 0.5, -0.5)
@@ -77,7 +91,7 @@ def rulers_figure(proofs: Sequence[Proof], theme: Theme = LIGHT) -> Figure:
         axes.axvline(0, color=theme.grid, zorder=0)
         axes.grid(axis="x", zorder=0)
         axes.tick_params(length=0)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(loc="outside lower left", frameon=False, fontsize=10, labelspacing=0.7)
     return figure
 
 
@@ -85,11 +99,11 @@ def _row(axes: Axes, row: int, one: Ruled, *, labelled: bool) -> None:
     known = [score.mean for score in one.scores if score.n]
     if known:
         axes.plot([min(known), max(known)], [row, row], color="0.6", lw=1.0, alpha=0.6, zorder=1)
-    for place, (ruler, score) in enumerate(zip(RULERS, one.scores, strict=True)):
-        label = ruler.title if labelled else None
-        y = row + 0.09 * (place - (len(RULERS) - 1) / 2)
-        colour = OKABE_ITO[place]
+    for place, (ruler, says, score) in enumerate(zip(RULERS, _SAYS, one.scores, strict=True)):
+        label = f"{ruler.title}\n{says}" if labelled else None
+        y = row + 0.18 * (place - (len(RULERS) - 1) / 2)
+        colour, marker = look(place)
         if score.n:
             axes.plot([score.low, score.high], [y, y], color=colour, lw=2.4, alpha=0.3, zorder=2)
         mean = [score.mean] if score.n else []
-        axes.plot(mean, [y] * len(mean), MARKERS[place], ls="none", ms=6.5, color=colour, label=label, zorder=3)
+        axes.plot(mean, [y] * len(mean), marker, ls="none", ms=6, color=colour, label=label, zorder=3)

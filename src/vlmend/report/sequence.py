@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from vlmend.evaluation.kinds import kind_of
-from vlmend.report.figures import LIGHT, MARKERS, OKABE_ITO, Theme, style
+from vlmend.report.figures import LIGHT, Theme, curve, look, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,37 +36,34 @@ def curves(points: Sequence[Point]) -> dict[str, Curve]:
 
 
 def sequence_figure(trajectories: Mapping[str, Sequence[Point]], theme: Theme = LIGHT) -> Figure:
-    """One panel a metric, one line an editor; bands are 95 % intervals."""
+    """One panel a metric, one line an editor; bars are 95 % intervals."""
     each = {name: curves(points) for name, points in trajectories.items()}
     titles = list(dict.fromkeys(title for some in each.values() for title in some))
     columns = min(3, len(titles))
     rows = -(-len(titles) // columns)
     with rc_context(style(theme)):
-        figure = Figure(figsize=(3.6 * columns, 2.6 * rows + 0.6), layout="constrained")
+        figure = Figure(figsize=(3.6 * columns, 2.8 * rows + 0.6), layout="constrained")
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
         for axes, title in zip(panels, titles, strict=False):
             axes.set_title(title, loc="left", pad=6)
             for place, (name, found) in enumerate(each.items()):
-                _line(axes, name, found.get(title, []), place)
+                _line(axes, name, found.get(title, []), place, len(each))
             _dressed(axes, [point.edits for points in trajectories.values() for point in points])
+            axes.set_xlabel("edits one after another", color=theme.faint, fontsize=10)
         for axes in panels[len(titles) :]:
             axes.set_axis_off()
-        for axes in panels[max(0, len(titles) - columns) : len(titles)]:  # the lowest of every column
-            axes.tick_params(labelbottom=True)
-            axes.set_xlabel("edits one after another", color=theme.faint, fontsize=10)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
+        named = {"title": "bars: 95 % intervals", "title_fontsize": 10, "ncols": min(len(labels), 6)}
+        figure.legend(handles, labels, loc="outside lower center", frameon=False, **named)
     return figure
 
 
-def _line(axes: Axes, name: str, curve: Curve, place: int) -> None:
-    known = [(count, one) for count, one in curve if one["mean"] is not None]
-    counts = [count for count, _ in known]
-    colour, marker = OKABE_ITO[place % len(OKABE_ITO)], MARKERS[place % len(MARKERS)]
-    axes.plot(counts, [one["mean"] for _, one in known], marker=marker, markersize=4.5, color=colour, label=name)
-    axes.fill_between(
-        counts, [one["low"] for _, one in known], [one["high"] for _, one in known], color=colour, alpha=0.12, lw=0
-    )
+def _line(axes: Axes, name: str, found: Curve, place: int, editors: int) -> None:
+    known = [(count, one) for count, one in found if one["mean"] is not None]
+    places = curve(axes, [count for count, _ in known], [one["mean"] for _, one in known], place, editors, name)
+    # Bars, not bands: where bands of several editors lie on one another, nobody can tell them apart.
+    colour, _ = look(place)
+    axes.vlines(places, [one["low"] for _, one in known], [one["high"] for _, one in known], color=colour, alpha=0.3)
 
 
 def _dressed(axes: Axes, counts: Sequence[int]) -> None:
@@ -74,6 +71,7 @@ def _dressed(axes: Axes, counts: Sequence[int]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(count) for count in ticks])
     axes.minorticks_off()
+    axes.tick_params(length=0, labelbottom=True)
     axes.set_ylim(-0.03, 1.03)
     axes.set_yticks([0, 0.5, 1.0], ["0", "50", "100 %"])
     axes.grid(axis="y")
