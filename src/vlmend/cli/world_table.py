@@ -12,7 +12,7 @@ import typer
 
 from vlmend.cli.arguments import DeviceOption, MaxNewTokensOption, load_model, read_cases, typed_device
 from vlmend.cli.console import JsonFlag, replying, working
-from vlmend.errors import RunError, UnknownNameError
+from vlmend.errors import RunError, UnknownNameError, VlmendError
 from vlmend.runs import write_json
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def table(
         from vlmend.runs import whole
         from vlmend.world.methods import METHODS, check_methods, files_for, methods_for
 
+        if not evqa + eic:
+            raise VlmendError("--evqa and --eic are both 0: there is nothing to measure")
         wanted = list(dict.fromkeys(one.strip() for one in editors.split(","))) if editors else list(METHODS)
         check_methods(wanted)
         chosen = [BUNDLED.get(one.strip(), one.strip()) for one in models.split(",")]
