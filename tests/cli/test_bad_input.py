@@ -89,6 +89,25 @@ COMMANDS: dict[str, Callable[[Place], tuple[object, ...]]] = {
 }
 
 
+FOLDERS = (
+    *("align demo x", "bench demo x", "build demo x", "convert minigpt4 x --language y", "demo", "diagnose demo x y"),
+    *("measure demo", "sequence demo x", "train-editor ke demo x", "weaken demo x"),
+    *(f"world {name}" for name in ("alignment x", "build", "cooperation", "dose", "exemplars", "positives", "table")),
+    "world train",
+)
+
+
+@pytest.mark.parametrize("command", FOLDERS)
+def test_a_file_is_no_folder_to_write_to(vlmend_cli: Callable[..., Any], tmp_path: Path, command: str) -> None:
+    taken = tmp_path / "taken.png"
+    taken.write_text("kept")
+    for place in (taken, taken / "run"):
+        assert vlmend_cli(*command.split(), "--out", place).is_a_users_mistake(
+            f"--out {taken} is a file; name a folder"
+        )
+    assert taken.read_text() == "kept"
+
+
 def missing_image(place: Place) -> Place:
     place.picture.unlink()
     return place

@@ -289,7 +289,7 @@ def test_a_training_that_was_cut_short_ends_the_same(llava, cases, tmp_path):
     assert all(torch.equal(whole.tensors[name], again.tensors[name]) for name in whole.tensors)
     records = [(tmp_path / one / "records.jsonl").read_text() for one in ("whole", "cut")]
     assert records[0] == records[1]
-    with pytest.raises(RunError, match="other settings"):
+    with pytest.raises(RunError, match=r"settings.lr=.*, not 1.0"):
         train(replace(method, lr=1.0), llava, cases, tmp_path / "cut")
 
 
@@ -308,7 +308,7 @@ def test_held_out_pictures_are_not_learnt_from(llava, cases):
     learned, held = held_apart(llava, twice, 0.3, seed=0)
     assert len(learned) + len(held) == 6
     assert not {id(case.request.image) for case in learned} & {id(case.request.image) for case in held}
-    with pytest.raises(EditError, match="too few"):
+    with pytest.raises(EditError, match=r"\d+ cases? (is|are) too few"):
         held_apart(llava, cases[:1], 0.3, seed=0)
 
 

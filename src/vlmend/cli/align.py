@@ -13,6 +13,7 @@ from vlmend.cli.arguments import (
     DeviceOption,
     ModelArgument,
     SkipMissingOption,
+    folder_option,
     load_model,
     read_settings,
     with_settings,
@@ -21,6 +22,7 @@ from vlmend.cli.console import JsonFlag, Reply, bars, replying, working
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import UnknownNameError
 from vlmend.ranks import shares_work
+from vlmend.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +45,7 @@ def align(
             metavar="PAIRS", help="Pairs of answers: a folder of `vlmend pairs`, or BPO's, mDPO's or TRL's."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The run folder; a training that was cut short there goes on.")],
+    out: Annotated[Path, folder_option("The run folder; a training that was cut short there goes on.")],
     objective: Annotated[
         str,
         typer.Option(metavar="TEXT", help="What is minimised: bpo, sft, mdpo, ipo, ... or a sum, 'bpo + 0.5*sft'."),
@@ -130,7 +132,9 @@ def method_of(objective: str, adapter: str, settings: Mapping[str, Any]) -> Alig
 
 def _show(reply: Reply, out: Path, count: int, skipped: Sequence[Mapping[str, str]]) -> None:
     records: list[Mapping[str, Any]] = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
-    reply.line(f"{count} pairs" + (f", {len(skipped)} left out ({out / 'run.json'} names all):" if skipped else ""))
+    reply.line(
+        counted(count, "pair") + (f", {len(skipped)} left out ({out / 'run.json'} names all):" if skipped else "")
+    )
     for reason in dict.fromkeys(one["reason"] for one in skipped):
         names = [one["id"] for one in skipped if one["reason"] == reason]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""

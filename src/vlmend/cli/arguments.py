@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmend.cli.console import progress, working
-from vlmend.errors import DataError, EditError, PartsError, UnknownNameError, VlmendError
+from vlmend.errors import DataError, EditError, PartsError, RunError, UnknownNameError, VlmendError
 
 if TYPE_CHECKING:
     from vlmend.data.records import EditCase
@@ -31,6 +31,7 @@ __all__ = [
     "by_module",
     "check_askable",
     "check_places",
+    "folder_option",
     "load_model",
     "make_editor",
     "make_editors",
@@ -67,6 +68,22 @@ MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in
 
 
 _LANGUAGE = "language"
+
+
+def folder_option(what: str) -> Any:
+    """An option that names a folder to write to; one that is a file is refused before any work."""
+    return typer.Option(help=what, callback=_no_file)
+
+
+def _no_file(option: typer.CallbackParam, folder: Path | None) -> Path | None:
+    from vlmend.runs import check_folder
+
+    if folder is not None:
+        try:
+            check_folder(folder)
+        except RunError as error:
+            raise RunError(f"{option.opts[0]} {error}") from error
+    return folder
 
 
 def load_model(name: str, device: str = "cpu", **how: Any) -> VLM:

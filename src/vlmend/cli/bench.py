@@ -20,6 +20,7 @@ from vlmend.cli.arguments import (
     by_module,
     check_askable,
     check_places,
+    folder_option,
     load_model,
     make_editors,
     read_cases,
@@ -41,7 +42,7 @@ __all__ = ["bench"]
 def bench(
     model: ModelArgument,
     cases: CasesArgument,
-    out: Annotated[Path, typer.Option(help="The run folder; a run that was cut short there goes on.")],
+    out: Annotated[Path, folder_option("The run folder; a run that was cut short there goes on.")],
     editors: Annotated[str, typer.Option(metavar="A,B", help="Which editors, by name.")] = "ft",
     setting: Annotated[
         list[str] | None,

@@ -16,6 +16,7 @@ from vlmend.cli.arguments import (
     ModelArgument,
     SkipMissingOption,
     check_askable,
+    folder_option,
     load_model,
     placed,
     read_cases,
@@ -23,6 +24,7 @@ from vlmend.cli.arguments import (
 )
 from vlmend.cli.console import JsonFlag, progress, replying
 from vlmend.errors import DataError, UnknownNameError, VlmendError
+from vlmend.words import counted
 
 if TYPE_CHECKING:
     from vlmend.build.rewording import Rephraser
@@ -39,7 +41,7 @@ def build(
         Path,
         typer.Argument(metavar="DATA", help="Pictures with questions and right answers, in any format that is read."),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write to; a run that was cut short there goes on.")],
+    out: Annotated[Path, folder_option("The folder to write to; a run that was cut short there goes on.")],
     kind: Annotated[str, typer.Option(help="What answers are: vqa (short answers) or caption.")] = "vqa",
     words: Annotated[
         str | None,
@@ -155,7 +157,7 @@ def build(
         command = shlex.join([*typed, *(["--skip-missing"] if skip_missing else []), *typed_device(device)])
         about = {
             "Model": f"{vlm.name} (weights {vlm.fingerprint[:12]})",
-            "Data": f"{len(wanted)} records of {data.name}",
+            "Data": f"{counted(len(wanted), 'record')} of {data.name}",
         }
         about |= {
             "Seed": str(seed),
@@ -165,8 +167,8 @@ def build(
             part.write_text(card(made, about=about, command=command), encoding="utf-8")
         write_json(out / "statistics.json", statistics(made))
         reply.say(
-            f"{len(made.train)} training and {len(made.evaluation)} evaluation cases of {made.asked} records; "
-            f"{'nothing leaks' if made.clean else 'something leaks'}."
+            f"{len(made.train)} training and {len(made.evaluation)} evaluation cases of "
+            f"{counted(made.asked, 'record')}; {'nothing leaks' if made.clean else 'something leaks'}."
         )
         reply.line(str(out / "README.md"))
         reply.document = {"out": str(out), "seed": seed, **statistics(made)}

@@ -16,6 +16,7 @@ from vlmend.cli.arguments import (
     ModelArgument,
     SkipMissingOption,
     check_askable,
+    folder_option,
     load_model,
     make_editors,
     read_cases,
@@ -35,7 +36,7 @@ __all__ = ["sequence"]
 def sequence(
     model: ModelArgument,
     cases: CasesArgument,
-    out: Annotated[Path, typer.Option(help="The run folder; a run that was cut short there goes on.")],
+    out: Annotated[Path, folder_option("The run folder; a run that was cut short there goes on.")],
     editors: Annotated[str, typer.Option(metavar="A,B", help="Which editors, by name.")] = "ft",
     setting: Annotated[
         list[str] | None,

@@ -14,6 +14,7 @@ from vlmend.cli.arguments import (
     ModelArgument,
     SkipMissingOption,
     check_askable,
+    folder_option,
     load_model,
     make_training,
     read_cases,
@@ -36,7 +37,7 @@ def train_editor(
     editor: Annotated[str, typer.Argument(metavar="EDITOR", help="Which editor, by name.")],
     model: ModelArgument,
     cases: CasesArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the weights; a training that was cut short there goes on.")],
+    out: Annotated[Path, folder_option("Folder for the weights; a training that was cut short there goes on.")],
     more: Annotated[
         list[Path] | None, typer.Option("--cases", help="A further file of cases to learn from; may be repeated.")
     ] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from vlmend.cli.arguments import DeviceOption, ModelArgument, load_model, placed
+from vlmend.cli.arguments import DeviceOption, ModelArgument, folder_option, load_model, placed
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.world_alignment import alignment
 from vlmend.cli.world_attribution import attribution
@@ -30,7 +30,7 @@ app.command("table")(method_table)
 
 _WIDEST = 200  # pictures in a row; more take minutes to draw, and few programs show them
 
-OutOption = Annotated[Path, typer.Option(help="The folder to write to.")]
+OutOption = Annotated[Path, folder_option("The folder to write to.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 
 
@@ -56,7 +56,7 @@ def train(
     backbone: Annotated[
         str, typer.Argument(help="llava, blip2 (Q-Former and OPT) or minigpt4 (Q-Former and Llama).")
     ] = ("llava"),
-    out: Annotated[Path | None, typer.Option(help="The folder to write to; runs/demo-BACKBONE by itself.")] = None,
+    out: Annotated[Path | None, folder_option("The folder to write to; runs/demo-BACKBONE by itself.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn; the shipped model's by itself.")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="A shorter run: so many decoder steps, then a third as many of polishing.")
@@ -99,7 +99,7 @@ def exam(
             help="Only these sections: scenes, pope, entities, facts, context, captions, layers, held_out.",
         ),
     ] = None,
-    card: Annotated[Path | None, typer.Option(help="Write the model card, its figures and exam.json here.")] = None,
+    card: Annotated[Path | None, folder_option("Write the model card, its figures and exam.json here.")] = None,
     second: Annotated[Path | None, typer.Option(help="Another seed's exam.json, shown beside in the card.")] = None,
     device: DeviceOption = "cpu",
     as_json: JsonFlag = False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmend.cli.align import method_of
-from vlmend.cli.arguments import DeviceOption, load_model, read_settings
+from vlmend.cli.arguments import DeviceOption, folder_option, load_model, read_settings
 from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.errors import VlmendError
 
@@ -49,7 +49,7 @@ def alignment(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of all trainings; may be repeated."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The run folder; a run that was cut short there goes on.")] = Path(
+    out: Annotated[Path, folder_option("The run folder; a run that was cut short there goes on.")] = Path(
         "runs/alignment"
     ),
     n: Annotated[int, typer.Option(min=2, help="Scenes that are described, of either sort.")] = 400,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import DeviceOption, MaxNewTokensOption, load_model, read_cases, typed_device
+from vlmend.cli.arguments import DeviceOption, MaxNewTokensOption, folder_option, load_model, read_cases, typed_device
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.errors import RunError, UnknownNameError, VlmendError
 from vlmend.runs import write_json
@@ -31,7 +31,7 @@ _WHAT = (
 
 
 def table(
-    out: Annotated[Path, typer.Option(help="The folder to write to; what was finished there stays.")] = _OUT,
+    out: Annotated[Path, folder_option("The folder to write to; what was finished there stays.")] = _OUT,
     models: Annotated[
         str, typer.Option(metavar="A,B", help="Which demo models.")
     ] = "demo-llava,demo-blip2,demo-minigpt4",
