@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from vlmend.errors import PartsError
 from vlmend.models.feeding import feeder_of
+from vlmend.models.hub import reason
 from vlmend.models.parts import find_parts
 from vlmend.models.verify import run_decoder
 
@@ -117,4 +118,4 @@ def _shrunk(config: Any) -> Any:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return reason(error)
