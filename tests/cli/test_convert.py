@@ -62,7 +62,6 @@ def test_a_place_that_is_taken(vlmend_cli: Callable[..., Any], none: Path, tmp_p
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
     outcome = vlmend_cli("convert", "minigpt4", none, "--language", "nowhere", "--out", taken)
-    assert outcome.is_a_users_mistake(
-        "is there already, and no empty folder" if is_folder else "is a file; name a folder"
-    )
+    problem = "is there already, and no empty folder" if is_folder else "is a file; name a folder"
+    assert outcome.is_a_users_mistake(problem)
     assert mine.read_text() == "mine"
