@@ -216,6 +216,16 @@ def test_a_mistake_is_one_line(vlmend_cli: Callable[..., Any], place: Place, mis
         assert not spoilt.out.exists()
 
 
+@pytest.mark.parametrize("spoil", [missing_image, truncated_image, image_that_is_text, damaged_image])
+def test_what_has_no_picture_can_be_left_out(
+    vlmend_cli: Callable[..., Any], place: Place, spoil: Callable[[Place], Place]
+) -> None:
+    outcome = vlmend_cli(*COMMANDS["bench"](spoil(place)), "--skip-missing", "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.document["cases"] == 2
+    assert f"{place.cases}: 1 case left out for a picture" in outcome.stderr
+
+
 @pytest.mark.parametrize("command", ["ask with edit", "verify", "merge"])
 def test_an_edit_for_another_model(
     vlmend_cli: Callable[..., Any], place: Place, edit: Path, tiny_folder: Callable[..., Path], command: str

@@ -149,7 +149,8 @@ def test_other_settings_in_the_same_folder(bench: Callable[..., Any], run: Path)
         (("--protocol", "bleu"), ("no protocol named 'bleu'", "legacy")),
         (("--set", "ft.speed=3"), ("speed", "steps")),
         (("--set", "ft.steps=many"), ("steps", "integer")),
-        (("--set", "steps=3"), ("EDITOR.NAME=VALUE",)),
+        (("--set", "steps=3"), ("EDITOR.NAME=VALUE", "not 'steps'; write ft.steps=3")),
+        (("--set", "ft.lr=x"), ("--set ft.lr=x:", "setting 'lr' of editor 'ft': it should be", "not 'x'")),
         (("--set", "ft.steps"), ("NAME=VALUE",)),
     ],
 )

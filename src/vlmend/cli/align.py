@@ -48,7 +48,11 @@ def align(
     out: Annotated[Path, folder_option("The run folder; a training that was cut short there goes on.")],
     objective: Annotated[
         str,
-        typer.Option(metavar="TEXT", help="What is minimised: bpo, sft, mdpo, ipo, ... or a sum, 'bpo + 0.5*sft'."),
+        typer.Option(
+            metavar="TEXT",
+            help="What is minimised: bpo, mdpo or mpo; sigmoid, sigmoid-norm, robust, hinge, ipo, apo-zero, apo-down, "
+            "bco, nca, exo, sppo, image, anchor or sft; or a sum, 'bpo + 0.5*sft'.",
+        ),
     ] = "bpo",
     adapter: Annotated[str, typer.Option(help="What is trained: lora, or full (the weights themselves).")] = "lora",
     setting: Annotated[
@@ -127,7 +131,7 @@ def method_of(objective: str, adapter: str, settings: Mapping[str, Any]) -> Alig
     seed = {"seed": settings["seed"]} if "seed" in settings and "seed" in {one.name for one in fields(kind)} else {}
     made = with_settings(own | seed, kind, f"the adapter '{adapter}'")
     rest = {name: value for name, value in settings.items() if name in of_training}
-    return with_settings({**rest, "objective": objective, "adapter": made}, Alignment, "the training")
+    return with_settings(rest, Alignment, "the training", beside={"objective": objective, "adapter": made})
 
 
 def _show(reply: Reply, out: Path, count: int, skipped: Sequence[Mapping[str, str]]) -> None:
