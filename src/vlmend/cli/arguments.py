@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CasesArgument",
     "DeviceOption",
+    "EditorSettingOption",
+    "EditorsOption",
     "LimitOption",
     "MaxNewTokensOption",
     "ModelArgument",
@@ -67,6 +69,15 @@ DeviceOption = Annotated[
         "--device",
         metavar="DEVICE",
         help="Where the model runs: cpu, cuda (a card for each of several processes), cuda:1.",
+    ),
+]
+EditorsOption = Annotated[str, typer.Option(metavar="A,B", help="Which editors, by name: `vlmend editors` lists them.")]
+EditorSettingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="EDITOR.NAME=VALUE",
+        help="A setting of one editor, as `vlmend editors EDITOR` lists them; may be repeated.",
     ),
 ]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]

@@ -14,6 +14,8 @@ import typer
 from vlmend.cli.arguments import (
     CasesArgument,
     DeviceOption,
+    EditorSettingOption,
+    EditorsOption,
     LimitOption,
     ModelArgument,
     SkipMissingOption,
@@ -43,11 +45,8 @@ def bench(
     model: ModelArgument,
     cases: CasesArgument,
     out: Annotated[Path, folder_option("The run folder; a run that was cut short there goes on.")],
-    editors: Annotated[str, typer.Option(metavar="A,B", help="Which editors, by name.")] = "ft",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="EDITOR.NAME=VALUE", help="A setting of one editor; may be repeated."),
-    ] = None,
+    editors: EditorsOption = "ft",
+    setting: EditorSettingOption = None,
     modules: Annotated[
         str | None,
         typer.Option(

@@ -12,6 +12,8 @@ import typer
 from vlmend.cli.arguments import (
     CasesArgument,
     DeviceOption,
+    EditorSettingOption,
+    EditorsOption,
     LimitOption,
     ModelArgument,
     SkipMissingOption,
@@ -37,11 +39,8 @@ def sequence(
     model: ModelArgument,
     cases: CasesArgument,
     out: Annotated[Path, folder_option("The run folder; a run that was cut short there goes on.")],
-    editors: Annotated[str, typer.Option(metavar="A,B", help="Which editors, by name.")] = "ft",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="EDITOR.NAME=VALUE", help="A setting of one editor; may be repeated."),
-    ] = None,
+    editors: EditorsOption = "ft",
+    setting: EditorSettingOption = None,
     at: Annotated[str, typer.Option(metavar="N,N", help="After how many edits to measure.")] = "1,10,30,100,300,1000",
     turn: Annotated[int, typer.Option(min=1, help="How many cases are edited at once, one turn after another.")] = 1,
     asked: Annotated[int, typer.Option(min=1, help="Of how many earlier cases the probes are asked, at most.")] = 100,

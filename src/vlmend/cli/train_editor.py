@@ -34,7 +34,10 @@ __all__ = ["train_editor"]
 
 
 def train_editor(
-    editor: Annotated[str, typer.Argument(metavar="EDITOR", help="Which editor, by name.")],
+    editor: Annotated[
+        str,
+        typer.Argument(metavar="EDITOR", help="Which editor, by name: one that `vlmend editors` says needs training."),
+    ],
     model: ModelArgument,
     cases: CasesArgument,
     out: Annotated[Path, folder_option("Folder for the weights; a training that was cut short there goes on.")],
@@ -43,7 +46,11 @@ def train_editor(
     ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the training; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the training, as `vlmend editors EDITOR` lists them; may be repeated.",
+        ),
     ] = None,
     bfloat16: Annotated[
         bool, typer.Option("--bfloat16", help="Save the weights in bfloat16: half the size, rounded after the checks.")

@@ -35,7 +35,9 @@ def table(
     models: Annotated[
         str, typer.Option(metavar="A,B", help="Which demo models.")
     ] = "demo-llava,demo-blip2,demo-minigpt4",
-    editors: Annotated[str | None, typer.Option(metavar="A,B", help="Only these rows; any editor, by name.")] = None,
+    editors: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these rows; any editor, by name (`vlmend editors`).")
+    ] = None,
     evqa: Annotated[int, typer.Option(min=0, help="E-VQA cases for each model.")] = 60,
     eic: Annotated[int, typer.Option(min=0, help="E-IC cases for each model.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of the cases.")] = 7,
