@@ -196,7 +196,7 @@ def build(
         from vlmend.cli.tables import quiet_table
         from vlmend.world.build import build as run
 
-        sizes = {task: dict(zip(("train", "eval"), pair, strict=True)) for task, pair in wanted.items()}
+        sizes: dict[str, Any] = {task: dict(zip(("train", "eval"), pair, strict=True)) for task, pair in wanted.items()}
         with working("Looking for errors"):
             tried = run(vlm, out, **sizes, seed=seed)
         table = quiet_table(
