@@ -18,7 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Imports point one way only: from a room to those above it. Faces do not import each other.
 ROOMS = (
-    ("errors", "ranks", "runs", "endpoints"),
+    ("errors", "words", "ranks", "runs", "endpoints"),
     ("models",),
     ("data",),
     ("edits",),

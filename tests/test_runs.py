@@ -62,8 +62,45 @@ def test_killed_at_any_moment(tmp_path):
 
 def test_other_settings_are_refused(tmp_path):
     Run(tmp_path, {"seed": 1, "editor": "ft"}).close()
-    with pytest.raises(RunError, match=r"other settings \(seed, steps\)"):
+    with pytest.raises(
+        RunError, match=r"holds a run with seed=1, not 2; steps=unset, not 3: write to another --out, or"
+    ):
         Run(tmp_path, {"seed": 2, "editor": "ft", "steps": 3})
+
+
+BEFORE = {
+    "editors": {"ft": {"lr": 0.003, "layers": ["late"], "prompt": "so " * 40}},
+    "cases": {"count": 3, "hash": "ab", "source": "mine"},
+    "n": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"editors": {"ft": BEFORE["editors"]["ft"] | {"lr": 0.001}}}, "editors.ft.lr=0.003, not 0.001"),
+        ({"editors": {"ft": BEFORE["editors"]["ft"] | {"prompt": "so " * 40 + "on"}}}, "other editors.ft.prompt"),
+        ({"editors": {**BEFORE["editors"], "null": {}}}, "editors.null=unset, not set"),
+        ({"cases": {"count": 1, "hash": "cd", "source": "mine"}}, "cases=3 records, not 1 record"),
+        ({"cases": {"count": 3, "hash": "cd", "source": "mine"}}, "other cases"),
+        ({"cases": {"count": 3, "hash": "ab", "source": "yours"}}, 'cases.source="mine", not "yours"'),
+        ({"n": "many " * 20}, f'n=1, not "{("many " * 20)[:39]}…'),
+        ({"a": 1, "b": 1, "d": 1, "e": 1, "n": 2}, "n=1, not 2; a=unset, not 1; b=unset, not 1; and 2 more"),
+    ],
+)
+def test_what_differs_is_said(tmp_path, given, told):
+    Run(tmp_path, BEFORE).close()
+    with pytest.raises(RunError) as caught:
+        Run(tmp_path, BEFORE | given)
+    advice = "write to another --out, or give the settings of before"
+    assert str(caught.value) == f"{tmp_path} holds a run with {told}: {advice}"
+
+
+def test_a_file_is_no_run_folder(tmp_path):
+    (tmp_path / "taken").write_text("")
+    for place in (tmp_path / "taken", tmp_path / "taken" / "run"):
+        with pytest.raises(RunError, match="taken is a file; name a folder"):
+            Run(place, {})
 
 
 def test_damage_is_said(tmp_path):

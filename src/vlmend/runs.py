@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +18,13 @@ from typing import Any, Protocol
 
 from vlmend.errors import RunError, WriteError
 from vlmend.ranks import ALONE, Ranks
+from vlmend.words import counted
 
-__all__ = ["Lines", "Log", "Part", "Run", "read_lines", "whole", "write_json"]
+__all__ = ["Lines", "Log", "Part", "Run", "check_folder", "read_lines", "whole", "write_json"]
 
 _ABOUT = "run.json"
+_NAMED, _LONGEST = 3, 40  # differences in a complaint, and characters of a value there
+_UNSET = object()
 _SEEN = 30.0  # seconds until a file must be seen by other machines; NFS looks again after a few
 
 
@@ -71,6 +74,17 @@ def write_json(path: Path, value: Any) -> None:
     """
     with whole(path) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a place for a folder where a file is, or that lies below one.
+
+    Raises:
+        RunError: it is such a place.
+    """
+    for place in (folder, *folder.parents):
+        if place.is_file():
+            raise RunError(f"{place} is a file; name a folder")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -153,8 +167,8 @@ class Run:
         ranks: the processes that share it; the first makes it, the others wait for that.
 
     Raises:
-        RunError: the folder holds a run with other settings, or an unreadable ``run.json``, or is not shared with the
-            first process.
+        RunError: the folder holds a run with other settings (says which), or an unreadable ``run.json``, is not shared
+            with the first process, or is a file.
         WriteError: it cannot be written.
 
     Used as a context: an error within leaves a note of the records kept; a new run without any leaves no folder.
@@ -187,6 +201,7 @@ class Run:
             time.sleep(0.1)
 
     def _open(self, settings: Mapping[str, Any]) -> None:
+        check_folder(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = json.loads(json.dumps(dict(settings)))
         about = self.folder / _ABOUT
@@ -197,8 +212,10 @@ class Run:
             except ValueError as error:
                 raise RunError(f"{about} is not readable JSON: {error}") from error
             if found != wanted:
-                differ = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-                raise RunError(f"{self.folder} holds a run with other settings ({', '.join(differ)})")
+                raise RunError(
+                    f"{self.folder} holds a run with {_told(found, wanted)}: write to another --out, or give the "
+                    "settings of before"
+                )
         else:
             try:
                 write_json(about, wanted)
@@ -256,6 +273,35 @@ class Run:
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
+
+
+def _told(before: Any, given: Any) -> str:
+    """How settings differ, in words: the first few, those that one side lacks last."""
+    differ = [told for _, told in sorted(_differences(before, given), key=lambda one: one[0])]
+    more = [f"and {len(differ) - _NAMED} more"] if len(differ) > _NAMED else []
+    return "; ".join([*differ[:_NAMED], *more])
+
+
+def _differences(before: Any, given: Any, above: str = "") -> Iterator[tuple[bool, str]]:
+    """Of every setting that differs, by its path: whether one side lacks it, and what it was and is."""
+    for key in sorted({*before, *given}):
+        old, new, name = before.get(key, _UNSET), given.get(key, _UNSET), f"{above}{key}"
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict) and old.get("hash") == new.get("hash"):
+            yield from _differences(old, new, f"{name}.")
+        else:
+            words = (_shown(old), _shown(new))
+            told = f"other {name}" if words[0] == words[1] else f"{name}={words[0]}, not {words[1]}"
+            yield _UNSET in (old, new), told
+
+
+def _shown(value: Any) -> str:
+    """A setting's value, short; data, which has a hash, by how much there is of it."""
+    if isinstance(value, dict):
+        return counted(value["count"], "record") if {"count", "hash"} <= {*value} else "set"
+    text = "unset" if value is _UNSET else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 class Part:

@@ -228,7 +228,7 @@ def test_settings_go_where_they_are_known():
         ("dop", {}, UnknownNameError, "no objective named 'dop'; there are: anchor, apo-down"),
         ("sft", {"beta": 0.1}, UnknownNameError, "no setting of objective 'sft' named 'beta'"),
         ("mdpo(gamma=1)", {}, UnknownNameError, "named 'gamma'"),
-        ("sigmoid + ", {}, VlmendError, "not understood from '' on"),
+        ("sigmoid + ", {}, VlmendError, "lacks an objective after the '\\+'"),
         ("", {}, VlmendError, "objective '' is not understood"),
         ("sigmoid - sft", {}, VlmendError, "not understood from 'sigmoid - sft' on"),
         ("-1*sft", {}, VlmendError, r"not understood from '-1\*sft' on"),

@@ -11,6 +11,8 @@ from transformers.integrations import integration_utils
 from aligning import ended, losses, sets, settings, trained
 from launching import both_by_torchrun
 from vlmend import Edit
+from vlmend.alignment.objectives import LOSSES
+from vlmend.alignment.recipes import OBJECTIVES
 
 
 def test_pairs_become_an_edit(vlmend_cli, tiny_folder, pairs_file, tmp_path) -> None:
@@ -35,11 +37,18 @@ def test_an_edit_in_force_is_part_of_what_is_aligned(vlmend_cli, tiny_folder, pa
     assert Edit.load(second / "edit").fitted_on == (Edit.load(first / "edit").id,)
 
 
+def test_the_help_names_every_objective(vlmend_cli) -> None:
+    shown = vlmend_cli("align", "--help").stdout
+    assert all(name in shown for name in OBJECTIVES.keys() | LOSSES.keys())
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         (("--objective", "dpoo"), ("dpoo", "bpo")),
-        (("--objective", "bpo +"), ("not understood",)),
+        (("--objective", "bpo +"), ("objective 'bpo +'", "lacks an objective after the '+'")),
+        (("--set", "lr=x"), ("--set lr=x:", "setting 'lr' of the training: it should be a valid number, not 'x'")),
+        (("--set", "rank=x"), ("--set rank=x:", "adapter 'lora'", "not 'x'")),
         (("--adapter", "prefix"), ("prefix", "lora")),
         (("--set", "rnak=3"), ("rnak",)),
         (("--set", "lr=fast"), ("lr",)),

@@ -89,6 +89,25 @@ COMMANDS: dict[str, Callable[[Place], tuple[object, ...]]] = {
 }
 
 
+FOLDERS = (
+    *("align demo x", "bench demo x", "build demo x", "convert minigpt4 x --language y", "demo", "diagnose demo x y"),
+    *("measure demo", "sequence demo x", "train-editor ke demo x", "weaken demo x"),
+    *(f"world {name}" for name in ("alignment x", "build", "cooperation", "dose", "exemplars", "positives", "table")),
+    "world train",
+)
+
+
+@pytest.mark.parametrize("command", FOLDERS)
+def test_a_file_is_no_folder_to_write_to(vlmend_cli: Callable[..., Any], tmp_path: Path, command: str) -> None:
+    taken = tmp_path / "taken.png"
+    taken.write_text("kept")
+    for place in (taken, taken / "run"):
+        assert vlmend_cli(*command.split(), "--out", place).is_a_users_mistake(
+            f"--out {taken} is a file; name a folder"
+        )
+    assert taken.read_text() == "kept"
+
+
 def missing_image(place: Place) -> Place:
     place.picture.unlink()
     return place
@@ -195,6 +214,16 @@ def test_a_mistake_is_one_line(vlmend_cli: Callable[..., Any], place: Place, mis
         outcome = vlmend_cli(*COMMANDS[command](spoilt), *form)
         assert outcome.is_a_users_mistake(*MISTAKES[mistake].words)
         assert not spoilt.out.exists()
+
+
+@pytest.mark.parametrize("spoil", [missing_image, truncated_image, image_that_is_text, damaged_image])
+def test_what_has_no_picture_can_be_left_out(
+    vlmend_cli: Callable[..., Any], place: Place, spoil: Callable[[Place], Place]
+) -> None:
+    outcome = vlmend_cli(*COMMANDS["bench"](spoil(place)), "--skip-missing", "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.document["cases"] == 2
+    assert f"{place.cases}: 1 case left out for a picture" in outcome.stderr
 
 
 @pytest.mark.parametrize("command", ["ask with edit", "verify", "merge"])

@@ -149,7 +149,8 @@ def test_other_settings_in_the_same_folder(bench: Callable[..., Any], run: Path)
         (("--protocol", "bleu"), ("no protocol named 'bleu'", "legacy")),
         (("--set", "ft.speed=3"), ("speed", "steps")),
         (("--set", "ft.steps=many"), ("steps", "integer")),
-        (("--set", "steps=3"), ("EDITOR.NAME=VALUE",)),
+        (("--set", "steps=3"), ("EDITOR.NAME=VALUE", "not 'steps'; write ft.steps=3")),
+        (("--set", "ft.lr=x"), ("--set ft.lr=x:", "setting 'lr' of editor 'ft': it should be", "not 'x'")),
         (("--set", "ft.steps"), ("NAME=VALUE",)),
     ],
 )
@@ -223,7 +224,7 @@ def test_another_picture_under_the_old_name_is_refused_and_a_moved_folder_goes_o
     assert (tmp_path / "run" / "records.jsonl").read_bytes() == records
     one, other, *_ = sorted(there.glob("*.png"))
     shutil.copy(one, other)
-    assert vlmend_cli(*given(there)).is_a_users_mistake(str(tmp_path / "run"), "other settings (cases)")
+    assert vlmend_cli(*given(there)).is_a_users_mistake(str(tmp_path / "run"), "holds a run with other cases")
 
 
 def test_cases_file_that_is_not_json(vlmend_cli: Callable[..., Any], tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_out_is_a_file(
 ) -> None:
     (tmp_path / "taken").write_text("")
     outcome = vlmend_cli("bench", tiny_folder(), cases_file, "--out", tmp_path / "taken")
-    assert outcome.is_a_users_mistake("taken")
+    assert outcome.is_a_users_mistake(f"--out {tmp_path / 'taken'} is a file; name a folder")
 
 
 def test_each_editor_in_each_place(vlmend_cli, tiny_folder, cases_file, tmp_path):

@@ -244,11 +244,11 @@ def test_what_was_not_read_is_counted_and_the_command_says_so(
     assert found["asked"] == (limit or len(cases) - len(skipped))
     assert list(found["records"]["read"]) == skipped
     assert found["dropped"]["read"] == {
-        "picture missing": len(skipped),
-        "picture missing, of --image-locality": 1,
+        "picture missing or not read": len(skipped),
+        "picture missing or not read, of --image-locality": 1,
     }
     card = (out / "README.md").read_text()
-    assert f"| picture missing | {len(skipped)} |" in card
+    assert f"| picture missing or not read | {len(skipped)} |" in card
     made = next(line for line in card.splitlines() if line.startswith("Made by"))
     assert "--skip-missing" in made
     assert (f"--limit {limit}" in made) == bool(limit)

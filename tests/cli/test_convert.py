@@ -13,15 +13,17 @@ from tiny_models.painting import save_chat
 
 @pytest.fixture
 def none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files that are not there; nothing of them is looked at."""
+    """A file of which nothing is looked at."""
     monkeypatch.setattr("vlmend.models.convert.minigpt4.read_checkpoints", lambda files: pytest.fail("read"))
-    return tmp_path / "none.pth"
+    file = tmp_path / "none.pth"
+    file.touch()
+    return file
 
 
 @pytest.mark.parametrize(
     ("inside", "problem"),
     [
-        (None, "holds no language model of transformers"),
+        (None, "words' is no folder, and a hub id is written OWNER/NAME"),
         ({}, "holds no language model of transformers"),
         ({"config.json": "half"}, "holds no language model of transformers"),
         ({"config.json": '{"model_type": "nothing"}'}, "holds no language model of transformers"),
@@ -42,6 +44,11 @@ def test_no_language_model(
     assert not (tmp_path / "out").exists()
 
 
+def test_files_are_looked_for_first(vlmend_cli: Callable[..., Any], none: Path, tmp_path: Path) -> None:
+    given = ("convert", "minigpt4", none, "gone.pth", "--language", "vicuna", "--out", tmp_path / "out")
+    assert vlmend_cli(*given).is_a_users_mistake("gone.pth is not there")
+
+
 def test_another_language_model(vlmend_cli: Callable[..., Any], none: Path, tmp_path: Path) -> None:
     chat = save_chat(tmp_path / "chat")
     outcome = vlmend_cli("convert", "minigpt4", none, "--language", chat, "--out", tmp_path / "out")
@@ -55,5 +62,6 @@ def test_a_place_that_is_taken(vlmend_cli: Callable[..., Any], none: Path, tmp_p
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
     outcome = vlmend_cli("convert", "minigpt4", none, "--language", "nowhere", "--out", taken)
-    assert outcome.is_a_users_mistake("is there already, and no empty folder")
+    problem = "is there already, and no empty folder" if is_folder else "is a file; name a folder"
+    assert outcome.is_a_users_mistake(problem)
     assert mine.read_text() == "mine"

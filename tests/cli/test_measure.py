@@ -49,7 +49,9 @@ def test_a_published_file(measure: Callable[..., Any], pope_file: Path, tmp_path
     again = measure("--file", pope_file, "--protocol", "pope")
     assert again.code == 0
     assert "pope (pope): per cent" in again.stdout
-    assert measure("--file", pope_file, "--limit", 3).is_a_users_mistake("holds a run with other settings (suites)")
+    assert measure("--file", pope_file, "--limit", 3).is_a_users_mistake(
+        "holds a run with suites.pope=", "records, not 3 records"
+    )
 
 
 def test_contrastive_decoding(measure: Callable[..., Any], pope_file: Path) -> None:
@@ -60,7 +62,7 @@ def test_contrastive_decoding(measure: Callable[..., Any], pope_file: Path) -> N
     found = {"name": "vcd", "alpha": 4, "beta": 0.01, "step": 500, "temperature": 0.0, "seed": 0}
     assert outcome.document["decoding"] == found
     assert measure(*vcd, "--json").document == outcome.document
-    assert measure("--file", pope_file).is_a_users_mistake("holds a run with other settings (decoding)")
+    assert measure("--file", pope_file).is_a_users_mistake('holds a run with decoding.name="vcd", not "greedy"')
 
 
 def test_missing_pictures(measure: Callable[..., Any], pope_file: Path, tmp_path: Path) -> None:

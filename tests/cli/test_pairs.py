@@ -249,7 +249,7 @@ def test_the_step_of_noise_is_measured_once_and_recorded(vlmend_cli, tmp_path, m
     assert (out / "manifest.json").read_bytes() == before
     taken = vlmend_cli(*bare(data, tmp_path / "taken", "--curve", out / "curve" / "curve.json", "--json"))
     assert taken.document["noise"] == done.document["noise"]
-    assert vlmend_cli(*bare(data, out, "--step", 650)).is_a_users_mistake("other settings (noise, noise_from")
+    assert vlmend_cli(*bare(data, out, "--step", 650)).is_a_users_mistake("holds a run with noise=", "noise_from=")
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ def test_command(vlmend_cli, cases_file, tiny_folder, tmp_path):
     assert vlmend_cli(*words, "--set=stepz=1").is_a_users_mistake(
         "no hyper-parameter of the training of 'vead'", "stepz"
     )
-    assert vlmend_cli(*words, "--set=steps=many").is_a_users_mistake("setting 'steps' of the training of 'vead'")
+    assert vlmend_cli(*words, "--set=steps=many").is_a_users_mistake(
+        "--set steps=many:", "setting 'steps' of the training of 'vead': it should be a valid integer, not 'many'"
+    )
     words[1] = "ft"
     assert vlmend_cli(*words).is_a_users_mistake("no editor that is trained named 'ft'", "vead")

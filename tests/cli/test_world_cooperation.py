@@ -23,5 +23,5 @@ def test_the_command(vlmend_cli: Callable[..., Any], tmp_path: Path) -> None:
     assert "of 2 pairs" in again.stdout
     assert again.stdout.splitlines()[-1] == str(out)
     assert (out / "records.jsonl").read_bytes() == records
-    assert vlmend_cli(*given, "--seed", 8).is_a_users_mistake(str(out), "other settings", "seed")
-    assert vlmend_cli(*given, "--n", 1).is_a_users_mistake(str(out), "other settings", "pairs")
+    assert vlmend_cli(*given, "--seed", 8).is_a_users_mistake(str(out), "seed=7, not 8")
+    assert vlmend_cli(*given, "--n", 1).is_a_users_mistake(str(out), "pairs=4 records, not 2 records")

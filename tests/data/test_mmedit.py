@@ -137,7 +137,7 @@ def test_missing_required_field(tmp_path):
     [
         ("{", "is not JSON"),
         ("{}", "a list of records was expected, not dict"),
-        ("[]", "a list of at least one record"),
+        ("[]", "holds no records"),
         ("[1]", "a list of at least one record"),
         ('[{"question": "what ?"}]', r"its fields \(question\) are of no known format"),
     ],

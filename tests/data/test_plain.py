@@ -165,8 +165,8 @@ def test_missing_field(tmp_path, field):
     [
         ("a.jsonl", json.dumps(LINE) + "\n\n{broken", r"line 3 is not JSON: .* \(column 2\)"),
         ("a.jsonl", json.dumps(LINE) + "\n3", r"record 1: an object was expected, not int \(line 2\)"),
-        ("a.jsonl", "", "a list of at least one record"),
-        ("a.csv", "image,question,answer\n", "a list of at least one record"),
+        ("a.jsonl", "", "holds no records"),
+        ("a.csv", "image,question,answer\n", "holds no records"),
         ("a.csv", "image,question,answer\na,b\n", r"record 0: 2 cells instead of the header's 3 \(line 2\)"),
         ("a.csv", "image,question,answer,answer\na,b,c,d\n", "field 'answer': stands twice in the header"),
         ("a.csv", 'image,question,answer\na,"b\n', "is not CSV"),

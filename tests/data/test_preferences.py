@@ -263,3 +263,24 @@ def test_summary(image: Path) -> None:
     assert (found.pairs, found.origins, found.labelled, found.without_picture) == (2, {"injected": 2}, 2, 1)
     assert (found.chosen_words, found.rejected_words, found.longer) == (2.0, 3.0, 0.25)
     assert found.left_out == {"why": 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            ("prompt", "chosen", "images"),
+            "preferences: TRL's, the likeliest, are chosen, rejected, and 'rejected' is missing",
+        ),
+        (
+            ("prompt", "image"),
+            "preferences: BPO's, the likeliest, are prompt, completions, and 'completions' is missing",
+        ),
+        (("a", "b"), "those of no file of preferences$"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path: Path, fields: tuple[str, ...], said: str) -> None:
+    file = tmp_path / "pairs.json"
+    file.write_text(json.dumps([dict.fromkeys(fields, "words")]))
+    with pytest.raises(DataError, match=said):
+        read_pairs(file)

@@ -92,7 +92,7 @@ def test_weights_of_another_training_are_not_written_over(llava, cases, tmp_path
     method = Counting(steps=60, lr=0.5, check_every=60)
     train(method, llava, cases, tmp_path / "questions", source="questions")
     other = train(method, llava, captions, tmp_path / "captions", source="captions")
-    with pytest.raises(RunError, match="other settings"):
+    with pytest.raises(RunError, match=r'cases\.source="questions", not "captions"'):
         train(method, llava, captions, tmp_path / "questions", source="captions")
     assert reliability(Trained.load(tmp_path / "questions").tensors["weight"], cases) == 1.0
     other.save(tmp_path / "questions")  # as published

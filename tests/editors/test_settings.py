@@ -44,3 +44,8 @@ def test_in_python_too():
     with pytest.raises(EditError, match="'norm_limit' of editor 'ft'"):
         editor("ft", norm_limit=-1.0)
     assert editor("ft", norm_limit=None) == editor("ft")
+
+
+def test_one_case_is_no_list(llava, cases):
+    with pytest.raises(EditError, match=r"a list of cases was expected, not EditCase: one case is given as \[case\]"):
+        editor("ft").fit(llava, cases[0])

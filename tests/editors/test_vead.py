@@ -39,14 +39,14 @@ def acting(trained) -> VEAD:
     return VEAD(weights(trained, "doubled"))
 
 
-def weights(folder: str, name: str) -> str:
+def weights(folder: str, name: str, size: float = 1.0) -> str:
     """The same adapters with a way out that is not small, whatever the training's best check was."""
     from vlmend.editors.shelf import Trained
 
     found = Trained.load(Path(folder))
     maker = torch.Generator().manual_seed(0)
     tensors = {
-        key: torch.randn(value.shape, generator=maker) if "leave" in key else value
+        key: size * torch.randn(value.shape, generator=maker) if "leave" in key else value
         for key, value in found.tensors.items()
     }
     out = Path(folder) / name
@@ -120,10 +120,11 @@ def test_generation_with_a_cache_is_forced_argmax(vlm, cases, tmp_path):
     assert torch.equal(logits(vlm, asked, edit), logits(vlm, asked, back))
 
 
-def test_a_change_stands_where_the_prompt_has_its_picture(llava, cases, acting, monkeypatch):
+def test_a_change_stands_where_the_prompt_has_its_picture(llava, cases, trained, monkeypatch):
     """VisEdit changes the places that the last prompt it was told of had its picture at, which generation does not tell
     it, nor a second editor of the model: what is said differs from what is forced."""
-    one, other = (acting.fit(llava, [case]) for case in cases[:2])
+    shouting = VEAD(weights(trained, "shouting", 30.0))
+    one, other = (shouting.fit(llava, [case]) for case in cases[:2])
     first = replace(cases[0].request, answer="red")
     second = replace(first, question=f"so now tell me what it is that {MARKER} shows ?")
     rows = llava.prepare([first, second]).rows
@@ -140,16 +141,15 @@ def test_a_change_stands_where_the_prompt_has_its_picture(llava, cases, acting, 
     def agreement() -> float:
         """Of what is said to the second prompt by the second edit, after the first ones, with what is forced there."""
         llava.generate(llava.prepare([first]), one, max_new_tokens=2)
-        said = llava.replies(llava.prepare([second]), other, max_new_tokens=6)[0].tokens
+        said = llava.replies(llava.prepare([second]), other, max_new_tokens=16)[0].tokens
         monkeypatch.undo()
         return float((forced(said) == torch.tensor(said)).float().mean())
 
-    change, told = FunctionOp.change, list[torch.Tensor]()
+    change = FunctionOp.change
 
     def stale(self, states_TD, visual_T):
-        told.append(visual_T)
         at_T = torch.zeros(len(states_TD), dtype=torch.bool)
-        at_T[: len(told[0])] = told[0][: len(states_TD)]
+        at_T[[place for place in stale_T if place < len(states_TD)]] = True
         return change(self, states_TD, at_T)
 
     monkeypatch.setattr(FunctionOp, "change", stale)
@@ -289,7 +289,7 @@ def test_a_training_that_was_cut_short_ends_the_same(llava, cases, tmp_path):
     assert all(torch.equal(whole.tensors[name], again.tensors[name]) for name in whole.tensors)
     records = [(tmp_path / one / "records.jsonl").read_text() for one in ("whole", "cut")]
     assert records[0] == records[1]
-    with pytest.raises(RunError, match="other settings"):
+    with pytest.raises(RunError, match=r"settings.lr=.*, not 1.0"):
         train(replace(method, lr=1.0), llava, cases, tmp_path / "cut")
 
 
@@ -308,7 +308,7 @@ def test_held_out_pictures_are_not_learnt_from(llava, cases):
     learned, held = held_apart(llava, twice, 0.3, seed=0)
     assert len(learned) + len(held) == 6
     assert not {id(case.request.image) for case in learned} & {id(case.request.image) for case in held}
-    with pytest.raises(EditError, match="too few"):
+    with pytest.raises(EditError, match="1 case is too few"):
         held_apart(llava, cases[:1], 0.3, seed=0)
 
 

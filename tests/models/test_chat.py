@@ -101,7 +101,7 @@ def test_a_model_in_a_folder(llava: VLM, tmp_path) -> None:
     chat = FolderChat(str(tmp_path), max_new_tokens=5)
     both = chat.replies(["a long task to be done", "say"], [1, 2])
     assert chat.replies(["say"], [2]) == both[1:]
-    with pytest.raises(VlmendError, match="holds no chat model"):
+    with pytest.raises(VlmendError, match="none' is no folder"):
         FolderChat(str(tmp_path / "none")).replies(["a"], [0])
 
 

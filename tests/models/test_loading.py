@@ -96,7 +96,7 @@ def test_old_processors_are_completed(copied, llava, picture):
         ("no-such-model", "no bundled model"),
         ("./nowhere", "no bundled model"),
         ("/nowhere/at/all", "no bundled model"),
-        ("org/no-such-model", "cannot be loaded"),
+        ("org/no-such-model", "cannot be loaded: it is not in the local cache, and the hub is not"),
     ],
 )
 def test_no_such_model(name, problem):

@@ -54,7 +54,9 @@ def _terms(text: str) -> Iterator[Objective]:
     while more:
         found = _TERM.match(text, place)
         if found is None:
-            raise VlmendError(f"objective '{text}' is not understood from '{text[place:].strip()}' on")
+            rest = text[place:].strip()
+            problem = f"is not understood from '{rest}' on" if rest or not place else "lacks an objective after the '+'"
+            raise VlmendError(f"objective '{text}' {problem}")
         place, more = found.end(), found["more"]
         one = _named(found["name"])
         yield float(found["weight"] or 1) * _with(one, dict(_settings(text, found["settings"] or "")), over=True)

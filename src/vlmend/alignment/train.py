@@ -37,6 +37,7 @@ from vlmend.models.parts import ROLES
 from vlmend.models.vlm import VLM
 from vlmend.ranks import Ranks
 from vlmend.runs import Run
+from vlmend.words import counted
 
 __all__ = ["DOING", "SCHEDULES", "Alignment", "align", "settings_of"]
 
@@ -172,7 +173,7 @@ def align(
     if not kept:
         place = f"{source}: " if source else ""
         why = f"; why not the first, '{skipped[0].id}': {skipped[0].reason}" if skipped else ""
-        raise VlmendError(f"{place}of {len(skipped)} pairs none can be trained on{why}")
+        raise VlmendError(f"{place}of {counted(len(skipped), 'pair')} none can be trained on{why}")
     settings = {
         "model": vlm.name,
         "fingerprint": vlm.fingerprint,

@@ -45,6 +45,7 @@ from vlmend.evaluation.text import normalised
 from vlmend.models.pictures import content_hash, open_picture, save_picture
 from vlmend.models.vlm import VLM
 from vlmend.runs import Log, Run
+from vlmend.words import counted
 
 __all__ = ["CLEAN", "Benchmark", "LeftOut", "Plan", "build"]
 
@@ -174,7 +175,9 @@ def build(
     out += [LeftOut("asked", "there were enough errors", case.id) for case in wrong[plan.most :]] if plan.most else []
     wrong = wrong[: plan.most]
     if not wrong:
-        raise VlmendError(f"{vlm.name} makes no error for good among {len(cases)} records: give it more of them")
+        raise VlmendError(
+            f"{vlm.name} makes no error for good among {counted(len(cases), 'record')}: give it more of them"
+        )
     known = _Known.of(wanted, asked, items)
     made = _reworded(wrong, plan, run.part(step="reworded"), out, progress)
     made = _pictured(vlm, made, known, folder, plan, run.part(step="pictured"), out, progress)

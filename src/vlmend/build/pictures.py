@@ -24,6 +24,7 @@ from vlmend.build.errors import UNKNOWN, Right
 from vlmend.data.records import EditCase, Example
 from vlmend.errors import VlmendError
 from vlmend.models.folders import pretrained, unusable
+from vlmend.models.hub import check_place
 from vlmend.models.loading import quiet
 from vlmend.models.vlm import VLM
 
@@ -79,6 +80,7 @@ class Diffused:
 
     @cached_property
     def _pipeline(self) -> Any:
+        check_place(self.folder, VlmendError)
         try:
             from diffusers import DiffusionPipeline  # pyright: ignore[reportMissingImports]
             from diffusers.utils.logging import disable_progress_bar  # pyright: ignore[reportMissingImports]

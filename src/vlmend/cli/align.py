@@ -13,6 +13,7 @@ from vlmend.cli.arguments import (
     DeviceOption,
     ModelArgument,
     SkipMissingOption,
+    folder_option,
     load_model,
     read_settings,
     with_settings,
@@ -21,6 +22,7 @@ from vlmend.cli.console import JsonFlag, Reply, bars, replying, working
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import UnknownNameError
 from vlmend.ranks import shares_work
+from vlmend.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,10 +45,14 @@ def align(
             metavar="PAIRS", help="Pairs of answers: a folder of `vlmend pairs`, or BPO's, mDPO's or TRL's."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The run folder; a training that was cut short there goes on.")],
+    out: Annotated[Path, folder_option("The run folder; a training that was cut short there goes on.")],
     objective: Annotated[
         str,
-        typer.Option(metavar="TEXT", help="What is minimised: bpo, sft, mdpo, ipo, ... or a sum, 'bpo + 0.5*sft'."),
+        typer.Option(
+            metavar="TEXT",
+            help="What is minimised: bpo, mdpo or mpo; sigmoid, sigmoid-norm, robust, hinge, ipo, apo-zero, apo-down, "
+            "bco, nca, exo, sppo, image, anchor or sft; or a sum, 'bpo + 0.5*sft'.",
+        ),
     ] = "bpo",
     adapter: Annotated[str, typer.Option(help="What is trained: lora, or full (the weights themselves).")] = "lora",
     setting: Annotated[
@@ -125,12 +131,14 @@ def method_of(objective: str, adapter: str, settings: Mapping[str, Any]) -> Alig
     seed = {"seed": settings["seed"]} if "seed" in settings and "seed" in {one.name for one in fields(kind)} else {}
     made = with_settings(own | seed, kind, f"the adapter '{adapter}'")
     rest = {name: value for name, value in settings.items() if name in of_training}
-    return with_settings({**rest, "objective": objective, "adapter": made}, Alignment, "the training")
+    return with_settings(rest, Alignment, "the training", beside={"objective": objective, "adapter": made})
 
 
 def _show(reply: Reply, out: Path, count: int, skipped: Sequence[Mapping[str, str]]) -> None:
     records: list[Mapping[str, Any]] = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
-    reply.line(f"{count} pairs" + (f", {len(skipped)} left out ({out / 'run.json'} names all):" if skipped else ""))
+    reply.line(
+        counted(count, "pair") + (f", {len(skipped)} left out ({out / 'run.json'} names all):" if skipped else "")
+    )
     for reason in dict.fromkeys(one["reason"] for one in skipped):
         names = [one["id"] for one in skipped if one["reason"] == reason]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""

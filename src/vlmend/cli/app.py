@@ -20,6 +20,7 @@ from vlmend.cli import (
     diagnose,
     doctor,
     edit,
+    editors,
     edits,
     measure,
     pairs,
@@ -119,6 +120,7 @@ app.command()(demo.demo)
 app.command()(ask.ask)
 app.command()(diagnose.diagnose)
 app.command()(edit.edit)
+app.command()(editors.editors)
 app.command()(train_editor.train_editor)
 app.command()(bench.bench)
 app.command()(build.build)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmend.cli.console import progress, working
-from vlmend.errors import DataError, EditError, PartsError, UnknownNameError, VlmendError
+from vlmend.errors import DataError, EditError, PartsError, RunError, VlmendError
+from vlmend.ranks import Ranks
+from vlmend.words import counted
 
 if TYPE_CHECKING:
     from vlmend.data.records import EditCase
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CasesArgument",
     "DeviceOption",
+    "EditorSettingOption",
+    "EditorsOption",
     "LimitOption",
     "MaxNewTokensOption",
     "ModelArgument",
@@ -31,6 +35,7 @@ __all__ = [
     "by_module",
     "check_askable",
     "check_places",
+    "folder_option",
     "load_model",
     "make_editor",
     "make_editors",
@@ -39,6 +44,7 @@ __all__ = [
     "read_cases",
     "read_settings",
     "typed_device",
+    "usable_cases",
     "with_settings",
 ]
 
@@ -54,7 +60,9 @@ CasesArgument = Annotated[
     ),
 ]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Use only the first so many cases.")]
-SkipMissingOption = Annotated[bool, typer.Option("--skip-missing", help="Leave out cases whose pictures are missing.")]
+SkipMissingOption = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out what names a picture that is missing or not readable.")
+]
 DeviceOption = Annotated[
     str,
     typer.Option(
@@ -63,10 +71,35 @@ DeviceOption = Annotated[
         help="Where the model runs: cpu, cuda (a card for each of several processes), cuda:1.",
     ),
 ]
+EditorsOption = Annotated[str, typer.Option(metavar="A,B", help="Which editors, by name: `vlmend editors` lists them.")]
+EditorSettingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="EDITOR.NAME=VALUE",
+        help="A setting of one editor, as `vlmend editors EDITOR` lists them; may be repeated.",
+    ),
+]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 
 
 _LANGUAGE = "language"
+
+
+def folder_option(what: str) -> Any:
+    """An option that names a folder to write to; one that is a file is refused before any work."""
+    return typer.Option(help=what, callback=_no_file)
+
+
+def _no_file(option: typer.CallbackParam, folder: Path | None) -> Path | None:
+    from vlmend.runs import check_folder
+
+    if folder is not None:
+        try:
+            check_folder(folder)
+        except RunError as error:
+            raise RunError(f"{option.opts[0]} {error}") from error
+    return folder
 
 
 def load_model(name: str, device: str = "cpu", **how: Any) -> VLM:
@@ -117,21 +150,37 @@ def check_askable(vlm: VLM, cases: Sequence[EditCase]) -> None:
 def read_cases(path: Path, limit: int | None = None, *, skip_missing: bool = False) -> list[EditCase]:
     """The cases in a file, at most `limit` of them, all of which can be edited; none at all is a mistake.
 
+    With ``skip_missing`` how many were left out is said on stderr, by the first of several processes.
+    """
+    cases, without = usable_cases(path, limit, skip_missing=skip_missing)
+    if without and Ranks.launched().first:
+        typer.echo(f"{path}: {counted(len(without), 'case')} left out for a picture", err=True)
+    return cases
+
+
+def usable_cases(path: Path, limit: int | None, *, skip_missing: bool) -> tuple[list[EditCase], list[str]]:
+    """As `read_cases`; and the ids of those that were left out for their pictures, before there were enough.
+
     Every picture is opened: what cannot be read is found before the work begins.
     """
     from vlmend.data.formats import read
-    from vlmend.data.pictures import check_pictures
+    from vlmend.data.pictures import check_pictures, shown
     from vlmend.editors.base import check_cases
 
-    cases = read(path, skip_missing=skip_missing)[:limit]
+    without: list[str] = []
+    if skip_missing:
+        cases, without = shown(read(path, check_images=False), limit)
+    else:
+        cases = read(path)[:limit]
     if not cases:
         raise DataError("no case in it can be used", path=path)
     try:
         check_cases(cases)
     except EditError as error:
         raise DataError(str(error), path=path) from error
-    check_pictures(cases, path)
-    return cases
+    if not skip_missing:
+        check_pictures(cases, path)
+    return cases, without
 
 
 def read_settings(given: Iterable[str]) -> dict[str, Any]:
@@ -148,12 +197,14 @@ def read_settings(given: Iterable[str]) -> dict[str, Any]:
     return settings
 
 
-def make_editor(name: str, settings: Mapping[str, Any]) -> Editor:
-    """A registered editor with settings that were typed in; values of the wrong type are a mistake."""
-    from vlmend.editors.base import editor, editor_class
+def make_editor(name: str, settings: Mapping[str, Any], owner: str = "") -> Editor:
+    """A registered editor with settings that were typed in, as `with_settings`; unknown names are a mistake."""
+    from vlmend.editors.base import editor_class
+    from vlmend.editors.settings import check_names
 
-    editor(name, **settings)  # complains about unknown names
-    return with_settings(settings, editor_class(name), f"editor '{name}'")
+    kind, whose = editor_class(name), f"editor '{name}'"
+    check_names(kind, settings, whose)
+    return with_settings(settings, kind, whose, owner=owner)
 
 
 def make_editors(names: str, settings: Sequence[str]) -> list[Editor]:
@@ -165,9 +216,10 @@ def make_editors(names: str, settings: Sequence[str]) -> list[Editor]:
     for key, value in read_settings(settings).items():
         editor, _, name = key.partition(".")
         if editor not in split or not name:
-            raise VlmendError(f"--set takes EDITOR.NAME=VALUE with an editor of this bench, not '{key}'")
+            advice = "" if name else f"; write {_typed(f'{wanted[0]}.{key}', value)}"
+            raise VlmendError(f"--set takes EDITOR.NAME=VALUE with an editor of this bench, not '{key}'{advice}")
         split[editor][name] = value
-    return [make_editor(name, split[name]) for name in wanted]
+    return [make_editor(name, split[name], f"{name}.") for name in wanted]
 
 
 def by_module(editors: Sequence[Any], modules: str) -> list[Any]:
@@ -204,27 +256,53 @@ def _places(modules: str) -> list[str]:
 
 def make_training(name: str, settings: Mapping[str, Any]) -> Trainable:
     """The training of an editor with settings that were typed in; unknown names and wrong types are a mistake."""
+    from vlmend.editors.settings import check_names
     from vlmend.editors.training import trainable_class
 
-    kind = trainable_class(name)
-    known = [field.name for field in fields(kind)]
-    for setting in settings:
-        if setting not in known:
-            raise UnknownNameError(f"hyper-parameter of the training of '{name}'", setting, known)
-    return with_settings(settings, kind, f"the training of '{name}'")
+    kind, whose = trainable_class(name), f"the training of '{name}'"
+    check_names(kind, settings, whose)
+    return with_settings(settings, kind, whose)
 
 
-def with_settings(settings: Mapping[str, Any], kind: type[Any], whose: str) -> Any:
-    """A dataclass with fields that were typed in; a wrong type is a mistake that names ``whose`` it is."""
+def with_settings(
+    settings: Mapping[str, Any],
+    kind: type[Any],
+    whose: str,
+    *,
+    owner: str = "",
+    beside: Mapping[str, Any] | None = None,
+) -> Any:
+    """A dataclass with fields that were typed in.
+
+    Args:
+        settings: what was typed after ``--set``.
+        kind: the dataclass.
+        whose: the fields are, in words.
+        owner: what stood before their names.
+        beside: fields that were given otherwise.
+
+    Raises:
+        VlmendError: a value is of the wrong type, or one that the field cannot have; says how it was typed.
+    """
     from pydantic import TypeAdapter, ValidationError
 
+    from vlmend.editors.settings import problem_of
+
     try:
-        return TypeAdapter[Any](kind).validate_python(dict(settings))
+        return TypeAdapter[Any](kind).validate_python({**settings, **(beside or {})})
     except ValidationError as error:
         first = error.errors()[0]
-        name, problem = first["loc"][0], first["msg"]
+        name = str(first["loc"][0])
+        if name not in settings:
+            raise VlmendError(f"setting '{name}' of {whose}: {first['msg']}") from error
+        value = settings[name]
+        problem = problem_of(error, value)
         if first["type"] == "tuple_type":
-            value = settings[str(name)]
             listed = json.dumps(value.split(",") if isinstance(value, str) else [value])
-            problem = f"a list was expected, not {value!r}; it is written as JSON: '{name}={listed}'"
-        raise VlmendError(f"setting '{name}' of {whose}: {problem}") from error
+            problem = f"a list was expected, not {value!r}; it is written as JSON: '{owner}{name}={listed}'"
+        raise VlmendError(f"--set {_typed(owner + name, value)}: setting '{name}' of {whose}: {problem}") from error
+
+
+def _typed(name: str, value: Any) -> str:
+    """A setting as it is typed."""
+    return f"{name}={value if isinstance(value, str) else json.dumps(value)}"

@@ -14,12 +14,15 @@ import typer
 from vlmend.cli.arguments import (
     CasesArgument,
     DeviceOption,
+    EditorSettingOption,
+    EditorsOption,
     LimitOption,
     ModelArgument,
     SkipMissingOption,
     by_module,
     check_askable,
     check_places,
+    folder_option,
     load_model,
     make_editors,
     read_cases,
@@ -41,12 +44,9 @@ __all__ = ["bench"]
 def bench(
     model: ModelArgument,
     cases: CasesArgument,
-    out: Annotated[Path, typer.Option(help="The run folder; a run that was cut short there goes on.")],
-    editors: Annotated[str, typer.Option(metavar="A,B", help="Which editors, by name.")] = "ft",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="EDITOR.NAME=VALUE", help="A setting of one editor; may be repeated."),
-    ] = None,
+    out: Annotated[Path, folder_option("The run folder; a run that was cut short there goes on.")],
+    editors: EditorsOption = "ft",
+    setting: EditorSettingOption = None,
     modules: Annotated[
         str | None,
         typer.Option(

@@ -16,13 +16,15 @@ from vlmend.cli.arguments import (
     ModelArgument,
     SkipMissingOption,
     check_askable,
+    folder_option,
     load_model,
     placed,
-    read_cases,
     typed_device,
+    usable_cases,
 )
 from vlmend.cli.console import JsonFlag, progress, replying
 from vlmend.errors import DataError, UnknownNameError, VlmendError
+from vlmend.words import counted
 
 if TYPE_CHECKING:
     from vlmend.build.rewording import Rephraser
@@ -39,7 +41,7 @@ def build(
         Path,
         typer.Argument(metavar="DATA", help="Pictures with questions and right answers, in any format that is read."),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write to; a run that was cut short there goes on.")],
+    out: Annotated[Path, folder_option("The folder to write to; a run that was cut short there goes on.")],
     kind: Annotated[str, typer.Option(help="What answers are: vqa (short answers) or caption.")] = "vqa",
     words: Annotated[
         str | None,
@@ -99,19 +101,19 @@ def build(
             raise UnknownNameError("kind of data", kind, KINDS)
         synonyms = _synonyms(words, kind)
         place = placed(device)
-        wanted, absent = _read(data, limit, skip_missing)
+        wanted, absent = usable_cases(data, limit, skip_missing=skip_missing)
         if blind := [case.id for case in wanted if not case.request.pictures]:
             raise VlmendError(f"{data}: record '{blind[0]}' has no picture")
         if caption:
             grouped(wanted, caption)
         pools: dict[str, list[EditCase]] = {}
-        skipped = [LeftOut("read", "picture missing", name) for name in absent]
+        skipped = [LeftOut("read", "picture missing or not read", name) for name in absent]
         for option, file, pictured in (
             ("--text-locality", text_locality, False),
             ("--image-locality", image_locality, True),
         ):
             pools[option], absent = _pool(option, file, pictured, skip_missing)
-            skipped += [LeftOut("read", f"picture missing, of {option}")] * len(absent)
+            skipped += [LeftOut("read", f"picture missing or not read, of {option}")] * len(absent)
         plan = Plan(
             asking=Asking(kind, draws, temperature, seed, max_new_tokens, synonyms),
             rephraser=_rephraser(rephrase, rephrase_model, kind, place),
@@ -155,7 +157,7 @@ def build(
         command = shlex.join([*typed, *(["--skip-missing"] if skip_missing else []), *typed_device(device)])
         about = {
             "Model": f"{vlm.name} (weights {vlm.fingerprint[:12]})",
-            "Data": f"{len(wanted)} records of {data.name}",
+            "Data": f"{counted(len(wanted), 'record')} of {data.name}",
         }
         about |= {
             "Seed": str(seed),
@@ -165,8 +167,8 @@ def build(
             part.write_text(card(made, about=about, command=command), encoding="utf-8")
         write_json(out / "statistics.json", statistics(made))
         reply.say(
-            f"{len(made.train)} training and {len(made.evaluation)} evaluation cases of {made.asked} records; "
-            f"{'nothing leaks' if made.clean else 'something leaks'}."
+            f"{len(made.train)} training and {len(made.evaluation)} evaluation cases of "
+            f"{counted(made.asked, 'record')}; {'nothing leaks' if made.clean else 'something leaks'}."
         )
         reply.line(str(out / "README.md"))
         reply.document = {"out": str(out), "seed": seed, **statistics(made)}
@@ -210,25 +212,11 @@ def _rephraser(how: str, name: str, kind: str, place: str) -> Rephraser | None:
     return Reworder(FolderChat(how, temperature=_DRAWN_AT, max_new_tokens=64, device=place))
 
 
-def _read(path: Path, limit: int | None, skip_missing: bool) -> tuple[list[EditCase], list[str]]:
-    """The cases of a file; and the ids of those left out, for a picture is missing, before there were enough."""
-    from vlmend.data.formats import read
-
-    cases = read_cases(path, limit, skip_missing=skip_missing)
-    if not skip_missing:
-        return cases, []
-    names = [case.id for case in read(path, check_images=False)]
-    if limit is not None and len(cases) == limit:
-        names = names[: names.index(cases[-1].id)]
-    there = {case.id for case in cases}
-    return cases, [name for name in names if name not in there]
-
-
 def _pool(option: str, file: Path | None, pictured: bool, skip_missing: bool) -> tuple[list[EditCase], list[str]]:
-    """What of a file locality can be dealt out of: requests with, or without, pictures; and what `_read` left out."""
+    """What of a file locality can be dealt out of, requests with, or without, pictures; and what was left out of it."""
     if file is None:
         return [], []
-    cases, absent = _read(file, None, skip_missing)
+    cases, absent = usable_cases(file, None, skip_missing=skip_missing)
     found = [case for case in cases if bool(case.request.pictures) == pictured]
     if not found:
         raise DataError(

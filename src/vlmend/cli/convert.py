@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vlmend.cli.arguments import folder_option
 from vlmend.cli.console import JsonFlag, replying, working
 
 __all__ = ["app"]
@@ -28,7 +29,7 @@ def minigpt4(
         typer.Argument(metavar="FILE...", help="All it comes in: eva_vit_g.pth, BLIP-2's Q-Former, MiniGPT-4's own."),
     ],
     language: Annotated[str, typer.Option(help="Folder or hub id of its Vicuna or Llama-2.")],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    out: Annotated[Path, folder_option("The folder to write.")],
     prompt: Annotated[str, typer.Option(help="Whose wording prompts have: vicuna or llama-2.")] = "vicuna",
     as_json: JsonFlag = False,
 ) -> None:

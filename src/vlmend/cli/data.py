@@ -12,6 +12,7 @@ import typer
 from vlmend.cli.arguments import CasesArgument
 from vlmend.cli.console import JsonFlag, Reply, replying, working
 from vlmend.cli.tables import quiet_table
+from vlmend.words import counted
 
 if TYPE_CHECKING:
     from vlmend.data.formats import Format
@@ -75,7 +76,7 @@ def find_leaks(
             if out and split:
                 root = images or train.parent
                 form.write([relocated(case, lambda file: root / file) for case in split.train], out)
-        reply.line(f"{evaluation}: {len(held)} cases, against {len(cases)} of {train}")
+        reply.line(f"{evaluation}: {counted(len(held), 'case')}, against {len(cases)} of {train}")
         _show_leaks(reply, found)
         if split:
             _show_split(reply, len(cases), split, out)
@@ -94,7 +95,7 @@ def _summarise_pairs(reply: Reply, file: Path, images: Path | None) -> None:
     with working(f"Reading {file}"):
         given = read_preferences(file, images, check_images=False)
         found, name = summarise_pairs(given.pairs, given.left_out), format_of(file)
-    reply.line(f"{file}: {found.pairs} pairs, {name} format")
+    reply.line(f"{file}: {counted(found.pairs, 'pair')}, {name} format")
     table = quiet_table("Pairs", "")
     table.add_column("Number", justify="right")
     rows: list[tuple[str, str]] = [(f"worse answer: {name or '–'}", str(n)) for name, n in found.origins.items()]
@@ -135,7 +136,7 @@ def _read_both(train: Path, evaluation: Path, images: Path | None) -> tuple[Form
 
 
 def _show_summary(reply: Reply, file: Path, name: str, found: Summary) -> None:
-    reply.line(f"{file}: {found.cases} cases, {name} format")
+    reply.line(f"{file}: {counted(found.cases, 'case')}, {name} format")
     table = quiet_table("What is asked", "")
     for column in ("Number", "Answers, words", "Longest"):
         table.add_column(column, justify="right")

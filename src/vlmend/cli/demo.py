@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import DeviceOption, load_model, make_editor, read_cases, typed_device
+from vlmend.cli.arguments import DeviceOption, folder_option, load_model, make_editor, read_cases, typed_device
 from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.cli.measuring import described, measure
 from vlmend.cli.tables import cases_table, overview_table, quiet_table, scores_table
@@ -40,7 +40,7 @@ CAPTIONS_SHARE = 4
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option(help="The run folder; a new one in runs/ by default.")] = None,
+    out: Annotated[Path | None, folder_option("The run folder; a new one in runs/ by default.")] = None,
     count: Annotated[int, typer.Option("--cases", min=1, help="How many wrong answers to mend.")] = 12,
     model: Annotated[str, typer.Option(help="Another model than the bundled one.")] = "demo",
     device: DeviceOption = "cpu",

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import DeviceOption, MaxNewTokensOption, ModelArgument, load_model, typed_device
+from vlmend.cli.arguments import (
+    DeviceOption,
+    MaxNewTokensOption,
+    ModelArgument,
+    folder_option,
+    load_model,
+    typed_device,
+)
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import VlmendError
@@ -32,9 +39,7 @@ def diagnose(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.")],
     answer: Annotated[str | None, typer.Option(help="The answer to explain; the model's own by default.")] = None,
     against: Annotated[str | None, typer.Option(help="Another answer: why the one rather than this.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for page and figures; a new one in runs/ by default.")
-    ] = None,
+    out: Annotated[Path | None, folder_option("Folder for page and figures; a new one in runs/ by default.")] = None,
     edit: Annotated[list[Path] | None, typer.Option(help="A saved edit to put in force; may be repeated.")] = None,
     layers: Annotated[
         str | None, typer.Option(metavar="1,2", help="Layers whose attention noise enters for the heat maps.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import DeviceOption, ModelArgument, load_model, read_settings
+from vlmend.cli.arguments import DeviceOption, ModelArgument, folder_option, load_model, read_settings
 from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.cli.judging import (
     AgainstOption,
@@ -33,7 +33,7 @@ __all__ = ["measure"]
 
 def measure(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The run folder; a run that was cut short there goes on.")],
+    out: Annotated[Path, folder_option("The run folder; a run that was cut short there goes on.")],
     suite: Annotated[
         str,
         typer.Option(

@@ -14,6 +14,7 @@ from vlmend.cli.arguments import (
     ModelArgument,
     SkipMissingOption,
     check_askable,
+    folder_option,
     load_model,
     make_training,
     read_cases,
@@ -33,16 +34,23 @@ __all__ = ["train_editor"]
 
 
 def train_editor(
-    editor: Annotated[str, typer.Argument(metavar="EDITOR", help="Which editor, by name.")],
+    editor: Annotated[
+        str,
+        typer.Argument(metavar="EDITOR", help="Which editor, by name: one that `vlmend editors` says needs training."),
+    ],
     model: ModelArgument,
     cases: CasesArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the weights; a training that was cut short there goes on.")],
+    out: Annotated[Path, folder_option("Folder for the weights; a training that was cut short there goes on.")],
     more: Annotated[
         list[Path] | None, typer.Option("--cases", help="A further file of cases to learn from; may be repeated.")
     ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the training; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the training, as `vlmend editors EDITOR` lists them; may be repeated.",
+        ),
     ] = None,
     bfloat16: Annotated[
         bool, typer.Option("--bfloat16", help="Save the weights in bfloat16: half the size, rounded after the checks.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import DeviceOption, LimitOption, ModelArgument, load_model
+from vlmend.cli.arguments import DeviceOption, LimitOption, ModelArgument, folder_option, load_model
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.dosing import CURVE, curve_of
 from vlmend.cli.tables import quiet_table
@@ -25,7 +25,7 @@ __all__ = ["weaken"]
 
 def weaken(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The run folder; a run that was cut short there goes on.")],
+    out: Annotated[Path, folder_option("The run folder; a run that was cut short there goes on.")],
     steps: Annotated[
         str, typer.Option(metavar="A,B", help="Steps of noise, 0 (none) to 999.")
     ] = "0,200,400,500,600,700,800,900,999",

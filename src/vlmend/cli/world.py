@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from vlmend.cli.arguments import DeviceOption, ModelArgument, load_model, placed
+from vlmend.cli.arguments import DeviceOption, ModelArgument, folder_option, load_model, placed
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.world_alignment import alignment
 from vlmend.cli.world_attribution import attribution
@@ -28,7 +28,9 @@ app.command()(cooperation)
 app.command()(alignment)
 app.command("table")(method_table)
 
-OutOption = Annotated[Path, typer.Option(help="The folder to write to.")]
+_WIDEST = 200  # pictures in a row; more take minutes to draw, and few programs show them
+
+OutOption = Annotated[Path, folder_option("The folder to write to.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 
 
@@ -36,7 +38,7 @@ SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 def sample(
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("world.png"),
     seed: SeedOption = 0,
-    columns: Annotated[int, typer.Option(min=1, help="Pictures in a row.")] = 8,
+    columns: Annotated[int, typer.Option(min=1, max=_WIDEST, help="Pictures in a row.")] = 8,
     as_json: JsonFlag = False,
 ) -> None:
     """Draw a sheet of scenes: natural, counter to the prior, uniform, flags; in both looks."""
@@ -54,7 +56,7 @@ def train(
     backbone: Annotated[
         str, typer.Argument(help="llava, blip2 (Q-Former and OPT) or minigpt4 (Q-Former and Llama).")
     ] = ("llava"),
-    out: Annotated[Path | None, typer.Option(help="The folder to write to; runs/demo-BACKBONE by itself.")] = None,
+    out: Annotated[Path | None, folder_option("The folder to write to; runs/demo-BACKBONE by itself.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn; the shipped model's by itself.")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="A shorter run: so many decoder steps, then a third as many of polishing.")
@@ -90,8 +92,14 @@ def exam(
     model: ModelArgument = "demo",
     n: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 400,
     seed: SeedOption = 9_000_001,
-    only: Annotated[str | None, typer.Option(metavar="A,B", help="Only these sections.")] = None,
-    card: Annotated[Path | None, typer.Option(help="Write the model card, its figures and exam.json here.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Only these sections: scenes, pope, entities, facts, context, captions, layers, held_out.",
+        ),
+    ] = None,
+    card: Annotated[Path | None, folder_option("Write the model card, its figures and exam.json here.")] = None,
     second: Annotated[Path | None, typer.Option(help="Another seed's exam.json, shown beside in the card.")] = None,
     device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
@@ -149,45 +157,53 @@ def exam_table(estimates: dict[str, Estimate]) -> Table:
     return table
 
 
+def _sizes(given: tuple[int, int]) -> tuple[int, int]:
+    """What a pair of counts was given as; typer holds no pair to a least value."""
+    if min(given) < 0:
+        raise typer.BadParameter(f"{min(given)} is below 0.")
+    return given
+
+
+def _pair(what: str) -> Any:
+    """An option of two counts: for training and for evaluation."""
+    return typer.Option(help=f"{what}: train, eval.", callback=_sizes)
+
+
 @app.command()
 def build(
     model: ModelArgument = "demo",
     out: OutOption = Path("runs/world-bench"),
-    evqa: Annotated[tuple[int, int], typer.Option(help="E-VQA cases: train, eval.")] = (200, 100),
-    eic: Annotated[tuple[int, int], typer.Option(help="E-IC cases: train, eval.")] = (60, 40),
-    renamed: Annotated[tuple[int, int], typer.Option(help="Cases of flags given another name: train, eval.")] = (0, 0),
-    supposed: Annotated[
-        tuple[int, int], typer.Option(help="Cases of questions given an answer that is not true: train, eval.")
-    ] = (0, 0),
-    standing: Annotated[
-        tuple[int, int], typer.Option(help="Such cases that can all be in force together: train, eval.")
-    ] = (0, 0),
+    evqa: Annotated[tuple[int, int], _pair("E-VQA cases")] = (200, 100),
+    eic: Annotated[tuple[int, int], _pair("E-IC cases")] = (60, 40),
+    renamed: Annotated[tuple[int, int], _pair("Cases of flags given another name")] = (0, 0),
+    supposed: Annotated[tuple[int, int], _pair("Cases of questions given an answer that is not true")] = (0, 0),
+    standing: Annotated[tuple[int, int], _pair("Such cases that can all be in force together")] = (0, 0),
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
-    """Write edit cases out of the model's own errors: JSON lines with all probes, and JSON as MMEdit publishes it."""
+    """Write edit cases out of the model's own errors: JSON lines with all probes, and JSON as MMEdit publishes it.
+
+    Each scene is drawn three times; an error is one that the model makes in two of these pictures at least.
+    """
     with replying(as_json) as reply:
+        from vlmend.errors import VlmendError
+
+        wanted = {"evqa": evqa, "eic": eic, "renamed": renamed, "supposed": supposed, "standing": standing}
+        if not any(map(any, wanted.values())):
+            raise VlmendError("all counts are 0: nothing is to be written; give --evqa, --eic or another")
         vlm = load_model(model, device)
+        from vlmend.cli.tables import quiet_table
         from vlmend.world.build import build as run
 
-        def sizes(pair: tuple[int, int]) -> dict[str, int]:
-            return dict(zip(("train", "eval"), pair, strict=True))
-
+        sizes: dict[str, Any] = {task: dict(zip(("train", "eval"), pair, strict=True)) for task, pair in wanted.items()}
         with working("Looking for errors"):
-            tried = run(
-                vlm,
-                out,
-                evqa=sizes(evqa),
-                eic=sizes(eic),
-                renamed=sizes(renamed),
-                supposed=sizes(supposed),
-                standing=sizes(standing),
-                seed=seed,
-            )
-        table = Table(title_justify="left", header_style="bold")
-        for column in ("File", "Kind", "Asked", "Wrong on 2 of 3 renderings"):
-            table.add_column(column)
+            tried = run(vlm, out, **sizes, seed=seed)
+        table = quiet_table(
+            "Usable: wrong in at least 2 of 3 pictures of a scene (renamed flags: right)", "File", "Kind"
+        )
+        for column in ("Asked", "Usable"):
+            table.add_column(column, justify="right")
         document: dict[str, Any] = {"out": str(out), "seed": seed, "files": {}}
         for name, tally in tried.items():
             document["files"][name] = {k: {"asked": n, "wrong": tally.wrong[k]} for k, n in tally.asked.items()}

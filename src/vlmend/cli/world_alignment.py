@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmend.cli.align import method_of
-from vlmend.cli.arguments import DeviceOption, load_model, read_settings
+from vlmend.cli.arguments import DeviceOption, folder_option, load_model, read_settings
 from vlmend.cli.console import JsonFlag, progress, replying, working
 from vlmend.errors import VlmendError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["alignment"]
 
+_ASKED = 8_000_001  # `vlmend.world.alignment.SEED`, which is not imported for a help text
 _MEASURES = {
     "companions, against the prior": "companion",
     "coverage, against the prior": "coverage",
@@ -48,11 +49,11 @@ def alignment(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of all trainings; may be repeated."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The run folder; a run that was cut short there goes on.")] = Path(
+    out: Annotated[Path, folder_option("The run folder; a run that was cut short there goes on.")] = Path(
         "runs/alignment"
     ),
     n: Annotated[int, typer.Option(min=2, help="Scenes that are described, of either sort.")] = 400,
-    asked_seed: Annotated[int | None, typer.Option(help="Seed of what is asked.")] = None,
+    asked_seed: Annotated[int, typer.Option(help="Seed of what is asked.")] = _ASKED,
     device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
@@ -60,7 +61,7 @@ def alignment(
     with replying(as_json) as reply:
         from vlmend.data.formats.preferences import read_pairs
         from vlmend.data.identity import identity_of_pairs
-        from vlmend.world.alignment import SEED, Asked, arm_of, study
+        from vlmend.world.alignment import Asked, arm_of, study
 
         listed = re.split(r",(?![^()]*\))", arms)  # not within the settings of an objective
         names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
@@ -78,17 +79,16 @@ def alignment(
         from vlmend.edits.edit import library_versions
         from vlmend.runs import Run
 
-        seed = SEED if asked_seed is None else asked_seed
         settings = {
             "model": vlm.name,
             "fingerprint": vlm.fingerprint,
             "pairs": {"file": str(pairs), **identity_of_pairs(given)},
             "training": settings_of(method),
-            "asked": {"n": n, "seed": seed},
+            "asked": {"n": n, "seed": asked_seed},
             "versions": library_versions(),
         }
         with working("Drawing scenes"):
-            asked = Asked.drawn(n, seed)
+            asked = Asked.drawn(n, asked_seed)
         with Run(out, settings) as run:
             total = sum(len(arm_of(name).seeds(wanted)) for name in names)
             with progress("Training and asking", total, done=len(run.records)) as advance:

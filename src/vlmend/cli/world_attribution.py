@@ -27,7 +27,12 @@ def attribution(
     n: Annotated[int, typer.Option(min=4, help="Cases to report on; costly sections take a part.")] = 200,
     validation: Annotated[int, typer.Option(min=4, help="Other cases, to choose layers and thresholds on.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 9_100_001,
-    only: Annotated[str | None, typer.Option(metavar="A,B", help="Only these sections.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Only these sections: pointing, weights, removal, agreement, errors, editing."
+        ),
+    ] = None,
     device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
 ) -> None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmend.cli.arguments import DeviceOption, ModelArgument, load_model, make_editors
+from vlmend.cli.arguments import (
+    DeviceOption,
+    EditorSettingOption,
+    EditorsOption,
+    ModelArgument,
+    folder_option,
+    load_model,
+    make_editors,
+)
 from vlmend.cli.console import JsonFlag, progress, replying, working
 
 if TYPE_CHECKING:
@@ -23,12 +31,9 @@ __all__ = ["cooperation"]
 
 def cooperation(
     model: ModelArgument = "demo",
-    editors: Annotated[str, typer.Option(metavar="A,B", help="Which editors, by name.")] = "ft,lora,ultraedit",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="EDITOR.NAME=VALUE", help="A setting of one editor; may be repeated."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The run folder; a run that was cut short there goes on.")] = Path(
+    editors: EditorsOption = "ft,lora,ultraedit",
+    setting: EditorSettingOption = None,
+    out: Annotated[Path, folder_option("The run folder; a run that was cut short there goes on.")] = Path(
         "runs/cooperation"
     ),
     n: Annotated[int, typer.Option(min=1, help="Pairs of edits.")] = 40,

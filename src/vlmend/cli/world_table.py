@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import DeviceOption, MaxNewTokensOption, load_model, read_cases, typed_device
+from vlmend.cli.arguments import DeviceOption, MaxNewTokensOption, folder_option, load_model, read_cases, typed_device
 from vlmend.cli.console import JsonFlag, replying, working
-from vlmend.errors import RunError, UnknownNameError
+from vlmend.errors import RunError, UnknownNameError, VlmendError
 from vlmend.runs import write_json
 
 if TYPE_CHECKING:
@@ -31,11 +31,13 @@ _WHAT = (
 
 
 def table(
-    out: Annotated[Path, typer.Option(help="The folder to write to; what was finished there stays.")] = _OUT,
+    out: Annotated[Path, folder_option("The folder to write to; what was finished there stays.")] = _OUT,
     models: Annotated[
         str, typer.Option(metavar="A,B", help="Which demo models.")
     ] = "demo-llava,demo-blip2,demo-minigpt4",
-    editors: Annotated[str | None, typer.Option(metavar="A,B", help="Only these rows; any editor, by name.")] = None,
+    editors: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these rows; any editor, by name (`vlmend editors`).")
+    ] = None,
     evqa: Annotated[int, typer.Option(min=0, help="E-VQA cases for each model.")] = 60,
     eic: Annotated[int, typer.Option(min=0, help="E-IC cases for each model.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of the cases.")] = 7,
@@ -53,6 +55,8 @@ def table(
         from vlmend.runs import whole
         from vlmend.world.methods import METHODS, check_methods, files_for, methods_for
 
+        if not evqa + eic:
+            raise VlmendError("--evqa and --eic are both 0: there is nothing to measure")
         wanted = list(dict.fromkeys(one.strip() for one in editors.split(","))) if editors else list(METHODS)
         check_methods(wanted)
         chosen = [BUNDLED.get(one.strip(), one.strip()) for one in models.split(",")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from vlmend.data.records import EditCase, Example
 from vlmend.errors import DataError, PromptError
 from vlmend.models.pictures import open_picture
 
-__all__ = ["case_files", "check_pictures", "examples_of", "picture_count", "picture_files", "relocated"]
+__all__ = ["case_files", "check_pictures", "examples_of", "picture_count", "picture_files", "relocated", "shown"]
 
 
 def picture_files(example: Example) -> tuple[Path, ...]:
@@ -49,6 +50,27 @@ def check_pictures(cases: Sequence[EditCase], path: Path) -> None:
             open_picture(file)
         except PromptError as error:
             raise DataError(f"case '{case.id}': {error}", path=path) from error
+
+
+def shown(cases: Iterable[EditCase], most: int | None = None) -> tuple[list[EditCase], list[str]]:
+    """The first so many cases whose pictures can all be opened, each file once, and the ids of the others before."""
+    opens, kept, without = cache(_opens), list[EditCase](), list[str]()
+    for case in cases:
+        if len(kept) == most:
+            break
+        if all(map(opens, case_files(case))):
+            kept.append(case)
+        else:
+            without.append(case.id)
+    return kept, without
+
+
+def _opens(file: Path) -> bool:
+    try:
+        open_picture(file)
+    except PromptError:
+        return False
+    return True
 
 
 def relocated(case: EditCase, place: Callable[[Path], Path]) -> EditCase:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from vlmend.data.records import EditCase
-from vlmend.editors.settings import check_settings
+from vlmend.editors.settings import check_names, check_settings
 from vlmend.edits.edit import Edit, EditRequest
 from vlmend.edits.ops import Op
 from vlmend.errors import EditError, UnknownNameError
@@ -111,10 +111,7 @@ def editor(name: str, **settings: Any) -> Editor:
         EditError: a hyper-parameter is a number that it cannot be.
     """
     kind = editor_class(name)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for setting in settings:
-        if setting not in known:
-            raise UnknownNameError(f"hyper-parameter of editor '{name}'", setting, known)
+    check_names(kind, settings, f"editor '{name}'")
     check_settings(kind, settings, f"editor '{name}'")
     return kind(**settings)
 
@@ -129,8 +126,11 @@ def check_cases(cases: Sequence[EditCase]) -> None:
     """Refuse what cannot be edited.
 
     Raises:
-        EditError: there are no cases, or a request has no target.
+        EditError: there are no cases, they are no list, or a request has no target.
     """
+    given: Any = cases  # in Python anything may come
+    if not isinstance(given, Sequence):
+        raise EditError(f"a list of cases was expected, not {type(given).__name__}: one case is given as [case]")
     if not cases:
         raise EditError("there are no cases to edit")
     for case in cases:

@@ -4,14 +4,15 @@ it to that."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from vlmend.errors import EditError
+from vlmend.errors import EditError, UnknownNameError
 
-__all__ = ["Amount", "Count", "Number", "Rate", "Share", "Size", "check_settings"]
+__all__ = ["Amount", "Count", "Number", "Rate", "Share", "Size", "check_names", "check_settings", "problem_of"]
 
 Count = Annotated[int, Field(ge=0)]
 """How often or how many, where none is a choice."""
@@ -34,6 +35,18 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 _NUMBERS = (Amount, Count, Number, Rate, Share, Size)
 
 
+def check_names(kind: type[Any], settings: Iterable[str], whose: str) -> None:
+    """Refuse names that no field of a dataclass has.
+
+    Raises:
+        UnknownNameError: one of them; names ``whose`` it is not, and lists what there is.
+    """
+    known = [field.name for field in fields(kind)]
+    for name in settings:
+        if name not in known:
+            raise UnknownNameError(f"hyper-parameter of {whose}", name, known)
+
+
 def check_settings(kind: type[Any], settings: Mapping[str, Any], whose: str) -> None:
     """Refuse numbers that fields of a dataclass cannot be.
 
@@ -47,4 +60,10 @@ def check_settings(kind: type[Any], settings: Mapping[str, Any], whose: str) -> 
         try:
             TypeAdapter[Any](hints[name]).validate_python(value)
         except ValidationError as error:
-            raise EditError(f"setting '{name}' of {whose}: {error.errors()[0]['msg']}, not {value!r}") from error
+            raise EditError(f"setting '{name}' of {whose}: {problem_of(error, value)}") from error
+
+
+def problem_of(error: ValidationError, value: Any) -> str:
+    """What a value should be, in one clause, and what it is."""
+    wanted = error.errors()[0]["msg"].partition(", unable")[0]
+    return f"{wanted.replace('Input should', 'it should', 1)}, not {value!r}"

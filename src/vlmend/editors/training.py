@@ -28,6 +28,7 @@ from vlmend.edits.edit import library_versions
 from vlmend.errors import EditError, UnknownNameError
 from vlmend.models.vlm import VLM
 from vlmend.runs import Run
+from vlmend.words import counted
 
 __all__ = ["TRAINABLE", "Check", "Lesson", "Trainable", "train", "trainable_class"]
 
@@ -208,7 +209,8 @@ def held_apart(vlm: VLM, cases: Sequence[EditCase], share: float, seed: int) -> 
     pairs = list(zip(cases, pictures, strict=True))
     learned, held = [c for c, picture in pairs if picture not in kept], [c for c, picture in pairs if picture in kept]
     if not learned or not held:
-        raise EditError(f"{len(cases)} cases are too few to learn from some and hold out a share of {share} to check")
+        few = f"{counted(len(cases), 'case')} {'is' if len(cases) == 1 else 'are'} too few"
+        raise EditError(f"{few} to learn from some and hold out a share of {share} to check")
     return learned, held
 
 

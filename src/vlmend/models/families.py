@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from vlmend.errors import PartsError
 from vlmend.models.feeding import feeder_of
+from vlmend.models.hub import reason
 from vlmend.models.parts import find_parts
 from vlmend.models.verify import run_decoder
 
@@ -60,19 +61,19 @@ def examine(name: str) -> Family:
     try:
         model = _built(name)
     except Exception as error:  # a default config may be incomplete in any way
-        return Family(name, shown, "not built", _line(error))
+        return Family(name, shown, "not built", reason(error))
     try:
         parts = find_parts(model)
         feeder_of(model, parts)
     except PartsError as error:
-        return Family(name, shown, "refused", _line(error).removeprefix(shown).lstrip(": "))
+        return Family(name, shown, "refused", reason(error).removeprefix(shown).lstrip(": "))
     except Exception as error:
-        return Family(name, shown, "refused", f"looking for its parts failed: {_line(error)}")
+        return Family(name, shown, "refused", f"looking for its parts failed: {reason(error)}")
     try:
         problems = run_decoder(parts)
     except Exception as error:
-        reason = f"its decoder does not run on the meta device: {_line(error)}"
-        return Family(name, shown, "resolved", reason, parts.paths)
+        problem = f"its decoder does not run on the meta device: {reason(error)}"
+        return Family(name, shown, "resolved", problem, parts.paths)
     if problems:
         return Family(name, shown, "refused", problems[0], parts.paths)
     return Family(name, shown, "verified", "", parts.paths)
@@ -114,7 +115,3 @@ def _shrunk(config: Any) -> Any:
             setattr(text, name, value[:_LAYERS])
     text.num_hidden_layers = min(count, _LAYERS)
     return config
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmend.errors import VlmendError
+from vlmend.models.hub import check_place, reason
 from vlmend.models.loading import quiet
 
 __all__ = ["pretrained", "unusable"]
@@ -23,7 +24,8 @@ def pretrained(kind: Any, reader: Any, folder: str, what: str, *, fetch: bool = 
     Raises:
         VlmendError: it is not there, is something else, is damaged, or lacks weights.
     """
-    local = not fetch or Path(folder).is_dir()
+    check_place(folder, VlmendError, hub=fetch)
+    local = Path(folder).is_dir()
     try:
         with quiet():
             model, info = kind.from_pretrained(
@@ -39,5 +41,4 @@ def pretrained(kind: Any, reader: Any, folder: str, what: str, *, fetch: bool = 
 
 def unusable(folder: str, what: str, error: Exception) -> VlmendError:
     """The complaint about a folder, with why on one line."""
-    why = " ".join(str(error).split())[:160] or type(error).__name__
-    return VlmendError(f"'{folder}' holds no {what}: {why}")
+    return VlmendError(f"'{folder}' holds no {what}: {reason(error)}")

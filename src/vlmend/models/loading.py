@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from vlmend.errors import ModelError, ModelNotFoundError
 from vlmend.models.backends import do_without_broken_torchvision
 from vlmend.models.bundled import BUNDLED, bundled_folder
+from vlmend.models.hub import is_hub_id, reason
 from vlmend.models.parts import find_parts
 from vlmend.models.processors import load_processor
 from vlmend.models.prompts import Prompter
@@ -22,6 +24,8 @@ from vlmend.models.verify import verify
 from vlmend.models.vlm import VLM
 
 __all__ = ["load", "quiet", "wrap"]
+
+_CHATTY = ("huggingface_hub", "diffusers")
 
 
 def load(
@@ -55,7 +59,7 @@ def load(
             )
             processor = load_processor(source, config, trust_remote_code=trust_remote_code)
         except Exception as error:
-            raise ModelError(f"'{name}' cannot be loaded: {_one_line(error)}") from error
+            raise ModelError(f"'{name}' cannot be loaded: {reason(error)}") from error
     model, info = loaded
     if info["missing_keys"]:
         raise ModelError(f"'{name}' lacks weights: {', '.join(sorted(info['missing_keys'])[:5])}")
@@ -94,7 +98,7 @@ def _source(name: str) -> str:
         if not (Path(name) / "config.json").is_file():
             raise ModelNotFoundError(f"the folder {name} holds no model: it has no config.json")
         return name
-    if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if Path(name).exists() or not is_hub_id(name):
         known = ", ".join(BUNDLED)
         raise ModelNotFoundError(f"no model '{name}': it is no bundled model ({known}), no folder and no hub id")
     return name
@@ -102,28 +106,30 @@ def _source(name: str) -> str:
 
 def _config(name: str, source: str, trust_remote_code: bool) -> Any:
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        with quiet():
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as error:
         kind = ModelError if Path(source).is_dir() else ModelNotFoundError
-        raise kind(f"'{name}' cannot be loaded: {_one_line(error)}") from error
+        raise kind(f"'{name}' cannot be loaded: {reason(error)}") from error
     if type(config) not in AutoModelForImageTextToText._model_mapping and not trust_remote_code:  # pyright: ignore
         raise ModelError(f"'{name}' is a {config.model_type} model, which does not answer questions about pictures")
     return config
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 @contextmanager
 def quiet() -> Generator[None, None, None]:
-    """Without transformers' progress bars and advice."""
+    """Without transformers' progress bars and advice, and without what is said of the hub."""
     shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    others = {logger: logger.level for logger in map(logging.getLogger, _CHATTY)}
+    for logger in others:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         transformers_logging.set_verbosity(level)
+        for logger, before in others.items():
+            logger.setLevel(before)
         if shown:
             transformers_logging.enable_progress_bar()

@@ -100,7 +100,7 @@ def write_associations(associations: Associations, path: Path | str) -> None:
 def _by_id(path: Path) -> dict[Key, Record]:
     records = read_records(path)
     if not records:
-        raise DataError("a list of at least one record was expected", path=path)
+        raise DataError("holds no records", path=path)
     keys: Sequence[Key] = [record.key("id") for record in records]
     only_once(records, keys)
     return dict(zip(keys, records, strict=True))

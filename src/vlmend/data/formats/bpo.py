@@ -25,9 +25,12 @@ from vlmend.data.formats.saving import write_records
 from vlmend.data.records import PreferencePair, SkippedPair
 from vlmend.errors import DataError
 
-__all__ = ["LONGEST", "NAME", "matches", "read", "write"]
+__all__ = ["KNOWN", "LONGEST", "NAME", "NEEDED", "matches", "read", "write"]
 
 NAME: str = "BPO"
+
+NEEDED: tuple[str, ...] = ("prompt", "completions")
+"""The fields that a file is known by."""
 
 LONGEST = 350
 """Words that an answer may have."""
@@ -36,12 +39,12 @@ TOO_LONG = f"an answer of more than {LONGEST} words"
 TIED = "two answers of one score"
 EQUAL = "two equal answers"
 
-_KNOWN = ("id", "prompt", "image", "completions")
+KNOWN: tuple[str, ...] = ("id", "prompt", "image", "completions")
 
 
 def matches(records: Sequence[Record]) -> bool:
     """Whether a file with these records is of this format."""
-    return {"prompt", "completions"} <= {*records[0].fields}
+    return {*NEEDED} <= {*records[0].fields}
 
 
 def read(
@@ -58,7 +61,7 @@ def write(pairs: Sequence[PreferencePair], path: Path | str) -> None:
         DataError: a pair has several pictures, or one that is no file.
     """
     path = Path(path)
-    write_records(path, [_record(pair, index, path) for index, pair in enumerate(pairs)], _KNOWN)
+    write_records(path, [_record(pair, index, path) for index, pair in enumerate(pairs)], KNOWN)
 
 
 def _pairs(record: Record, root: Path) -> Iterator[PreferencePair | SkippedPair]:
@@ -92,7 +95,7 @@ def _pairs(record: Record, root: Path) -> Iterator[PreferencePair | SkippedPair]
                 rejected=worse[2],
                 image=as_pictures([root / image] if image else []),
                 origin=worse[3],
-                notes=notes_of({name: value for name, value in record.fields.items() if name not in _KNOWN} | notes),
+                notes=notes_of({name: value for name, value in record.fields.items() if name not in KNOWN} | notes),
             )
 
 

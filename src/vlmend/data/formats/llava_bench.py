@@ -67,7 +67,7 @@ def read_rules(path: Path | str, *, wild: bool = True) -> Rules:
 def _records(path: Path) -> list[Record]:
     records = read_records(path, lines=True)
     if not records:
-        raise DataError("at least one record was expected", path=path)
+        raise DataError("holds no records", path=path)
     return records
 
 

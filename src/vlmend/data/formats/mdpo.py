@@ -13,17 +13,20 @@ from vlmend.data.formats.notes import notes_of
 from vlmend.data.formats.pairing import EMPTY, Preferences, as_pictures, pairs_of, unwrapped
 from vlmend.data.records import PreferencePair, SkippedPair
 
-__all__ = ["NAME", "matches", "read"]
+__all__ = ["KNOWN", "NAME", "NEEDED", "matches", "read"]
 
 NAME: str = "mDPO"
 
-_KNOWN = ("id", "img_path", "prompt", "chosen", "rejected")
+NEEDED: tuple[str, ...] = ("img_path", "prompt", "chosen", "rejected")
+"""The fields that a file is known by."""
+
+KNOWN: tuple[str, ...] = ("id", "img_path", "prompt", "chosen", "rejected")
 EQUAL = "two equal answers"
 
 
 def matches(records: Sequence[Record]) -> bool:
     """Whether a file with these records is of this format."""
-    return {"img_path", "prompt", "chosen", "rejected"} <= {*records[0].fields}
+    return {*NEEDED} <= {*records[0].fields}
 
 
 def read(
@@ -51,5 +54,5 @@ def _pairs(record: Record, root: Path) -> Iterator[PreferencePair | SkippedPair]
         rejected=rejected,
         image=as_pictures([root / image] if image else []),
         origin=NAME,
-        notes=notes_of(record.fields, _KNOWN),
+        notes=notes_of(record.fields, KNOWN),
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from vlmend.data.formats import bpo, mdpo, trl
 from vlmend.data.formats.columns import is_columns
+from vlmend.data.formats.files import Record
 from vlmend.data.formats.pairing import Preferences, records_of
 from vlmend.data.formats.reading import Reader, matching
 from vlmend.data.records import PreferencePair, SkippedPair
@@ -28,8 +30,12 @@ SHARDS = "pairs-*"
 """The files of a folder of pairs; of those that are written as text and as columns, the text is read."""
 
 
-PairFormat = Reader[Preferences]
-"""A format of preferences."""
+class PairFormat(Reader[Preferences], Protocol):
+    """A format of preferences: the fields that have a meaning in it, and those that a file of it is known by."""
+
+    KNOWN: tuple[str, ...]
+    NEEDED: tuple[str, ...]
+
 
 _FORMATS: tuple[PairFormat, ...] = (bpo, mdpo, trl)
 
@@ -41,7 +47,18 @@ def recognise(path: Path | str) -> PairFormat:
         DataError: the file cannot be read, has no record, or its fields are of no known format.
     """
     path = Path(path)
-    return matching(_FORMATS, records_of(path), path, "those of no file of preferences")
+    records = records_of(path)
+    return matching(_FORMATS, records, path, f"those of no file of preferences{_likeliest(records)}")
+
+
+def _likeliest(records: Sequence[Record]) -> str:
+    """What a file lacks to be of the format that it is the nearest to."""
+    given = {*records[0].fields} if records else set[str]()
+    nearest = max(_FORMATS, key=lambda form: len(given.intersection(form.KNOWN)))
+    if given.isdisjoint(nearest.NEEDED):
+        return ""
+    missing = " and ".join(f"'{name}'" for name in nearest.NEEDED if name not in given)
+    return f": {nearest.NAME}'s, the likeliest, are {', '.join(nearest.NEEDED)}, and {missing} is missing"
 
 
 def format_of(path: Path | str) -> str:

@@ -49,7 +49,7 @@ def matching(forms: Sequence[Form], records: Sequence[Record], path: Path, unkno
         DataError: there is no record, or its fields are of none: ``unknown`` ends the sentence that says so.
     """
     if not records:
-        raise DataError("a list of at least one record was expected", path=path)
+        raise DataError("holds no records", path=path)
     for form in forms:
         if form.matches(records):
             return form

@@ -30,21 +30,24 @@ from vlmend.errors import DataError
 from vlmend.models.pictures import Picture
 from vlmend.models.prompts import MARKER
 
-__all__ = ["FIELDS", "NAME", "matches", "read", "write"]
+__all__ = ["FIELDS", "KNOWN", "NAME", "NEEDED", "matches", "read", "write"]
 
 NAME: str = "TRL"
+
+NEEDED: tuple[str, ...] = ("chosen", "rejected")
+"""The fields that a file is known by."""
 
 FIELDS: tuple[str, ...] = (
     *("id", "prompt", "chosen", "rejected", "images"),
     *("origin", "chosen_spans", "rejected_spans", "notes"),
 )
-_KNOWN = (*FIELDS, "question", "image")
+KNOWN: tuple[str, ...] = (*FIELDS, "question", "image")
 EQUAL = "two equal answers"
 
 
 def matches(records: Sequence[Record]) -> bool:
     """Whether a file with these records is of this format."""
-    return {"chosen", "rejected"} <= {*records[0].fields}
+    return {*NEEDED} <= {*records[0].fields}
 
 
 def read(
@@ -104,7 +107,7 @@ def _pairs(record: Record, root: Path) -> Iterator[PreferencePair | SkippedPair]
     notes = record.fields.get("notes") or {}
     if isinstance(notes, str):
         notes = Record(record.path, record.index, {"notes": notes}, record.line, cells=True).value("notes") or {}
-    rest = {key: value for key, value in record.fields.items() if key not in _KNOWN and _plain(value)}
+    rest = {key: value for key, value in record.fields.items() if key not in KNOWN and _plain(value)}
     yield PreferencePair(
         id=given,
         question=question,

@@ -39,8 +39,9 @@ from transformers import (
     BlipImageProcessorPil,
 )
 
-from vlmend.errors import ModelError, WriteError
+from vlmend.errors import ModelError, VlmendError, WriteError
 from vlmend.models.folders import unusable
+from vlmend.models.hub import check_place, reason
 from vlmend.models.loading import quiet
 
 __all__ = ["convert", "read_checkpoints", "renamed"]
@@ -118,7 +119,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise ModelError(f"{path} is not there") from error
     except Exception as error:  # torch and pickle raise anything about a file that is none of theirs
-        raise ModelError(f"{path} cannot be read as tensors: {' '.join(str(error).split())[:160]}") from error
+        raise ModelError(f"{path} cannot be read as tensors: {reason(error)}") from error
     inner = content.get("model", content) if isinstance(content, Mapping) else {}
     tensors = {str(name): tensor for name, tensor in inner.items() if isinstance(tensor, Tensor)}
     if not tensors:
@@ -195,7 +196,11 @@ def convert(
         raise ModelError(f"no prompt '{prompt}'; there are: {', '.join(_TEMPLATES)}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ModelError(f"{out} is there already, and no empty folder: name another")
-    kind = _read(AutoConfig, language).model_type  # before the long work
+    for file in files:  # all before the long work
+        if not file.is_file():
+            raise ModelError(f"{file} is not there, or no file")
+    check_place(str(language), VlmendError)
+    kind = _read(AutoConfig, language).model_type
     if kind != "llama":
         raise ModelError(f"{language} is a {kind}, and MiniGPT-4's language model a Llama")
     state = renamed(read_checkpoints(files))
