@@ -16,6 +16,7 @@ from vlmend.cli.arguments import (
     ModelArgument,
     SkipMissingOption,
     check_askable,
+    folder_option,
     load_model,
     make_editor,
     read_cases,
@@ -23,6 +24,7 @@ from vlmend.cli.arguments import (
 )
 from vlmend.cli.console import JsonFlag, progress, replying
 from vlmend.cli.tables import quiet_table
+from vlmend.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -39,10 +41,13 @@ __all__ = ["edit"]
 def edit(
     model: ModelArgument,
     cases: CasesArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the edits.")],
-    editor: Annotated[str, typer.Option(help="Which method makes them.")] = "ft",
+    out: Annotated[Path, folder_option("Folder for the edits.")],
+    editor: Annotated[str, typer.Option(help="Which editor makes them, by name: `vlmend editors` lists them.")] = "ft",
     setting: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the editor; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A setting of it, as `vlmend editors NAME` lists them; may be repeated."
+        ),
     ] = None,
     together: Annotated[
         bool, typer.Option("--together", help="Fit one edit for all cases, saved in OUT itself.")
@@ -68,7 +73,7 @@ def edit(
                 advance()
         reply.say(_table(made))
         if replaced:
-            reply.line(f"Replaced what was there: {'1 edit' if replaced == 1 else f'{replaced} edits'}.")
+            reply.line(f"Replaced what was there: {counted(replaced, 'edit')}.")
         if missed := sum(not one["holds"] for one in made):
             reply.line(
                 f"{missed} of {len(made)} do not hold: the model says something else. Another editor may do better, or "
@@ -84,8 +89,9 @@ def _noted(made: Sequence[dict[str, Any]], out: Path) -> Generator[None]:
         yield
     except BaseException as error:
         if made:
-            cases = "1 case" if len(made) == 1 else f"{len(made)} cases"
-            error.add_note(f"the edits for {cases} are saved in {out}, and the same command makes them anew")
+            error.add_note(
+                f"the edits for {counted(len(made), 'case')} are saved in {out}, and the same command makes them anew"
+            )
         raise
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import DeviceOption, MaxNewTokensOption, ModelArgument, load_model
+from vlmend.cli.arguments import DeviceOption, MaxNewTokensOption, ModelArgument, folder_option, load_model
 from vlmend.cli.console import JsonFlag, replying, working
 from vlmend.cli.tables import quiet_table
 from vlmend.errors import EditError
@@ -133,7 +133,7 @@ def diff_edits(one: FolderArgument, other: FolderArgument, as_json: JsonFlag = F
 @app.command()
 def stack(
     folders: FoldersArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the one edit.")],
+    out: Annotated[Path, folder_option("Folder for the one edit.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Put several edits of one model into one, in their order."""
@@ -150,7 +150,7 @@ def stack(
 def merge_edits(
     model: ModelArgument,
     folders: FoldersArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
+    out: Annotated[Path, folder_option("Folder for the merged model.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Write a model with edits folded into its weights, as a plain checkpoint in the weights' own type."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmend.cli.arguments import DeviceOption, LimitOption, ModelArgument, load_model, placed
+from vlmend.cli.arguments import DeviceOption, LimitOption, ModelArgument, folder_option, load_model, placed
 from vlmend.cli.console import JsonFlag, Reply, progress, replying, working
 from vlmend.cli.dosing import CURVE, STEP, dosed, step_of
 from vlmend.cli.tables import quiet_table
@@ -18,6 +18,7 @@ from vlmend.data.identity import identity
 from vlmend.errors import DataError, UnknownNameError, VlmendError
 from vlmend.ranks import Ranks, shares_work
 from vlmend.runs import Run
+from vlmend.words import counted
 
 if TYPE_CHECKING:
     from vlmend.alignment.checkable import Checkable
@@ -41,7 +42,7 @@ def pairs(
             metavar="DATA", help="Pictures with questions and good answers: conversations, cases, or preferences."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write to; a run that was cut short there goes on.")],
+    out: Annotated[Path, folder_option("The folder to write to; a run that was cut short there goes on.")],
     by: Annotated[str, typer.Option(metavar="A,B", help="How worse answers are made: weaken, inject.")] = (
         "weaken,inject"
     ),
@@ -278,5 +279,6 @@ def _show(reply: Reply, manifest: dict[str, Any], records: int, dropped: Sequenc
     unread = {made.id: made.detail for made in dropped if UNREADABLE in made.why}
     if unread:
         first, why = next(iter(unread.items()))
-        count = "1 record" if len(unread) == 1 else f"{len(unread)} records"
-        reply.line(f"{count} could not be asked, '{first}' first: {why} ({shards.DROPPED} names all)")
+        reply.line(
+            f"{counted(len(unread), 'record')} could not be asked, '{first}' first: {why} ({shards.DROPPED} names all)"
+        )
