@@ -265,8 +265,12 @@ IN_ORDER = ["run.json", "records.jsonl", "metrics.json", "figures/metrics.png", 
 
 
 @pytest.mark.parametrize("unwritten", IN_ORDER)
-def test_disk_full_under_bench(vlmend_cli: Callable[..., Any], place: Place, unwritten: str) -> None:
+def test_disk_full_under_bench(
+    vlmend_cli: Callable[..., Any], place: Place, picture: Callable[..., Image.Image], unwritten: str
+) -> None:
     """Whatever cannot be written, what is there is whole, and the same command then goes on to the end."""
+    for index in range(3):  # such pictures make the page, which holds them, the largest of its files
+        picture(index, (160, 160)).save(place.cases.with_name(f"{index}.jpg"))
     undisturbed = replace(place, out=place.out.with_name("all"))
     assert vlmend_cli(*COMMANDS["bench"](undisturbed)).code == 0
     sizes = [(undisturbed.out / name).stat().st_size for name in IN_ORDER]
