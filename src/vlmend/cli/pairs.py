@@ -262,6 +262,9 @@ def _digest(data: Path) -> str | None:
 
 
 def _show(reply: Reply, manifest: dict[str, Any], records: int, dropped: Sequence[Made]) -> None:
+    from vlmend.alignment import shards
+    from vlmend.alignment.pairs import UNREADABLE
+
     table = quiet_table(f"{manifest['pairs']} pairs of {records} records", "", "What became of it")
     table.add_column("Records", justify="right")
     for way, counts in manifest["by"].items():
@@ -273,9 +276,6 @@ def _show(reply: Reply, manifest: dict[str, Any], records: int, dropped: Sequenc
             said = f"log-probability a token: {likely['chosen']:.2f} good, {likely['rejected']:.2f} worse"
             table.add_row("", said, "")
     reply.say(table)
-    from vlmend.alignment import shards
-    from vlmend.alignment.pairs import UNREADABLE
-
     unread = {made.id: made.detail for made in dropped if UNREADABLE in made.why}
     if unread:
         first, why = next(iter(unread.items()))
